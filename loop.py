@@ -1,0 +1,1365 @@
+# loop.py 0.1.0 (2026-11-22): call a language model, inspect the reply, decide what next
+# SPDX-License-Identifier: MIT-0
+# SPDX-FileCopyrightText: 2026 The loop.py authors
+# Origin: the loop.py repository, tag v0.1.0. Copy this file, edit it, keep these lines.
+# To update an edited copy: git merge-file loop.py base.py new.py, where base.py is this
+# file as it was at the tag above and new.py the newer one.
+# Needs Python 3.10 or later; httpx (or httpx2) for section 6, rich for section 7.
+"""One loop round an unreliable model: call it, inspect its reply, decide what to do.
+
+    result = run("Name and age, as JSON: Ada is 36.", json_with(name=str, age=int),
+                 call=chat("gpt-5-mini"))
+    result.value        # {"name": "Ada", "age": 36}, and result.why says how it ended
+
+The words, each with an example:
+
+    ask        "Name and age, as JSON: Ada is 36."   a text, or a list of messages
+    call       chat("gpt-5-mini")                    call(messages, **settings) -> Reply
+    reply      '{"name": "Ada", "age": "36"}'        what came back
+    judge      json_with(name=str, age=int)          judge(text) -> value, or raises
+    complaint  'age: expected an integer, found ..'  why the judge refused the reply
+    fault      CallError("too busy", status=429)     why there was no reply
+    fix-up     json_slips                            fix(state) -> move; a special case
+    move       Ask(messages, seed=1)                 or Use(text), Stop(why); None: pass
+
+Each hook (call, judge, fix-up) is a plain function that you write or copy. One that
+needs a model is a generator: `reply = yield Ask(messages, call=other)`. Any may be
+`async`: then write `await arun(...)`, and `achat` for `chat`; all else stays the same.
+
+Not here: prompt templates, agents, vector stores, schemas, plug-ins, config, servers.
+Durable timers, queues and clusters belong to the engines that are made for them.
+
+Each section uses only those above it: cut the file at any heading, and the rest works.
+
+    1. Words        what the hooks see and say
+    2. The loop     steps: the only place that calls, waits, retries or ends
+    3. Drivers      run, arun; script, a call for your tests
+    4. Judges       json_with, one_of, matches, grounded, check, all_of, probe
+    5. Fix-ups      FIXES for a refused reply: repair it for free, else ask afresh.
+                    FAULTS for a failed call: wait and ask the same, or stop on a 400.
+                    The special cases: add yours to these two lists.
+    6. Calls        chat, achat: any OpenAI-compatible endpoint
+    7. The screen   show: a run as it happens, line by line
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import lru_cache
+from types import GeneratorType
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+__version__ = "0.1.0"
+
+# 1. Words -----------------------------------------------------------------------------
+
+T = TypeVar("T")
+Messages = list[dict[str, Any]]  # [{"role": "user", "content": "..."}, ...]
+Hook = Callable[..., Any]
+FIXES: list[Hook] = []  # asked in order about a refused reply; filled in section 5
+FAULTS: list[Hook] = []  # asked in order about a failed call; filled in section 5
+
+# A judge that raises one of these is broken: it stops the run. Any other error refuses.
+BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one call brought back. None means unknown, never zero."""
+
+    text: str
+    finish: str = "unknown"  # "stop", "length", "refusal", "tools" or "unknown"
+    reasoning: str = ""
+    tool_calls: tuple[Any, ...] = ()
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None  # dollars
+    seconds: float | None = None
+    model: str = ""
+    id: str = ""
+    raw: Any = field(default=None, repr=False)
+
+
+@dataclass(eq=False)
+class Reject(Exception):
+    """Raised by a judge: the complaint, and what is good so far."""
+
+    why: str
+    _: KW_ONLY
+    value: Any = None  # partial progress; Result.best is the best of a run
+    score: float | None = None  # of this value; higher is better
+
+
+@dataclass(eq=False)
+class CallError(Exception):
+    """Raised by a call: why there is no reply. OSError and TimeoutError serve too."""
+
+    why: str
+    _: KW_ONLY
+    status: int | None = None  # of HTTP
+    code: str = ""  # the endpoint's own word for it
+    wait: float | None = None  # seconds that the endpoint told us to wait
+    billed: bool = False  # the model may have worked, and be paid, all the same
+
+
+class HookError(TypeError):
+    """A hook broke its contract. `.attempts` has what was paid for until then."""
+
+
+class GaveUp(Exception):
+    """Raised by Result.unwrap: what happened, in numbers; `.args[0]` is the Result."""
+
+
+class Ask:
+    """A move: call again with these messages, after `wait` seconds.
+
+    Settings and call stick until changed; None removes a setting; another call starts
+    with none. A request that was already refused, to the byte, is no move.
+    """
+
+    def __init__(
+        self,
+        messages: Messages,
+        wait: float = 0.0,
+        call: Hook | None = None,
+        **settings: Any,
+    ):
+        self.messages, self.wait, self.call = messages, wait, call
+        self.settings = settings
+
+
+class Use:
+    """A move: inspect these texts in order: repairs of the reply, free of charge."""
+
+    def __init__(self, *texts: str):
+        self.texts = texts
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A move: end the run; this was never going to work."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """What a judge returns where the accepted value is None or a bool."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to give up. For None, `run` takes 8, 8, 32, 600.0 and no limit."""
+
+    tries: float | None = None  # replies judged
+    faults: float | None = None  # calls failed
+    calls: float | None = None  # requests sent, those of hooks too
+    seconds: float | None = None  # waits included; late by one call at most
+    tokens: float | None = None  # input + output
+    cost: float | None = None  # dollars; needs a call that has a price
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a run has cost so far, the calls of its hooks included."""
+
+    calls: int = 0  # requests sent
+    faults: int = 0  # those among them that failed
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: int = 0  # those among the tokens that nobody reported: characters / 4
+    cost: float | None = 0.0  # dollars; None once a call had no known price
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request and what became of it."""
+
+    messages: Messages
+    settings: dict[str, Any]
+    call: Hook = field(repr=False)
+    hook: str = ""  # the hook that asked; "" where it is the task itself
+    reply: Reply | None = None
+    fault: Exception | None = None
+    complaint: str = ""
+    fixes: list[str] = field(default_factory=list[str])  # the fix-ups that spoke
+    began: float = field(default_factory=time.monotonic, repr=False)
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Result(Generic[T]):
+    """How a run ended: truthy when a reply was accepted, readable when printed."""
+
+    value: T | None  # what the judge returned
+    accepted: bool
+    why: str
+    best: Any  # the refused value with the highest score, or the last; else a text
+    attempts: list[Attempt]
+    spent: Spent
+
+    def __bool__(self) -> bool:
+        return self.accepted
+
+    def __str__(self) -> str:
+        spent, tokens = self.spent, self.spent.input_tokens + self.spent.output_tokens
+        return (
+            f"{self.why} ({spent.calls} calls, {tokens} tokens, {spent.seconds:.1f} s)"
+        )
+
+    def unwrap(self) -> T:
+        """Return the accepted value, or raise GaveUp."""
+        if not self.accepted:
+            raise GaveUp(self)
+        return self.value  # type: ignore[return-value]  # None only where T is None
+
+
+@dataclass(slots=True)
+class State:
+    """What a fix-up sees. `memory` is for hooks to write in, all else to read."""
+
+    task: Messages  # the messages first asked
+    judge: Hook
+    call: Hook
+    fixes: Sequence[Hook]
+    faults: Sequence[Hook]
+    limits: Limits
+    watch: Hook | None
+    sleep: Hook
+    messages: Messages = field(init=False)  # last sent
+    settings: dict[str, Any] = field(init=False)  # sent with them
+    changed: dict[str, Any] = field(default_factory=dict[str, Any])  # by moves so far
+    reply: Reply = Reply("")  # as it came
+    text: str = ""  # last inspected: the reply's, or a repair of it
+    complaint: str = ""  # about that text
+    fault: Exception | None = None  # if the last call failed
+    judged: int = 0  # replies so far
+    stuck: bool = False  # the call gave one and the same reply for the third time
+    best: Any = None
+    attempts: list[Attempt] = field(default_factory=list[Attempt])  # append-only
+    spent: Spent = field(default_factory=Spent)
+    memory: dict[str, Any] = field(default_factory=dict[str, Any])
+    attempt: Attempt = field(init=False)  # the present one
+    hook: str = ""  # whose call this is, where a hook makes one
+    seen: set[str] = field(default_factory=set[str])  # texts inspected of this reply
+    rank: tuple[bool, float] = (False, -math.inf)  # of the best: has a value, score
+    began: float = field(default_factory=time.monotonic)
+
+
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b"
+    "\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e0fff]"
+)
+
+
+def visible(text: str) -> str:
+    """Return hostile text safe to show: what acts on a terminal or hides is escaped."""
+    return HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+# 2. The loop --------------------------------------------------------------------------
+
+Steps = Generator[tuple[Hook, Any], Any, Any]  # yields (hook, what it returned)
+
+
+def steps(state: State, move: Any) -> Steps:
+    """Call, inspect, decide: every call, wait, retry and ending is in these lines.
+
+    What is yielded may be awaitable: a driver sends back its value or throws its error.
+    """
+    try:
+        while True:
+            # END: told to stop; or, before an Ask, a limit or a wait that does not fit.
+            if isinstance(move, Stop):
+                return ended(state, move.why)
+            if isinstance(move, Ask) and (limit := over(state, move)):
+                return ended(state, limit)
+
+            # CALL: an Ask is charged before anyone looks at the reply; a Use is free.
+            texts = move.texts if isinstance(move, Use) else ()
+            if isinstance(move, Ask):
+                if move.wait:
+                    yield state.sleep, state.sleep(move.wait)
+                sent(state, move)
+                try:
+                    came = yield state.call, state.call(state.messages, **state.changed)
+                except (
+                    CallError,
+                    OSError,
+                ) as fault:  # a 429, a time-out, a broken line
+                    came = fault
+                texts = charged(state, came)
+
+            # INSPECT: the judge returns the value, or what it raises is the complaint.
+            for text in texts:
+                if text in state.seen:
+                    continue
+                try:
+                    value = yield from consult(state, state.judge, text)
+                    return ended(state, "accepted", verdict(state.judge, value))
+                except (CallError, HookError, *BUGS):
+                    raise
+                except Exception as error:  # noqa: BLE001
+                    refused(state, text, error)
+
+            # DECIDE: the first special case that speaks makes the next move.
+            for fix in state.faults if state.fault else state.fixes:
+                move = yield from consult(state, fix, state)
+                if speaks(state, fix, move):
+                    break
+            else:
+                move = Stop("stuck" if state.stuck else "no fix-up speaks")
+    except CallError as fault:  # of a call that a hook made: it failed for good
+        return ended(state, f"a hook got no answer: {fault}")
+    except (
+        BaseException
+    ) as error:  # a bug, or Ctrl-C: it passes, with what was paid for
+        vars(error).setdefault("attempts", state.attempts)
+        raise
+
+
+def begin(ask: Any, *hooks: Any) -> State:
+    """Return the state of a new run; what is wrong with it is said here, unpaid."""
+    if isinstance(ask, str):
+        ask = [{"role": "user", "content": ask}]
+    elif not (isinstance(ask, list) and ask and all("role" in m for m in ask)):
+        raise TypeError(
+            f"ask is {ask!r}: give a text or [{{'role': .., 'content': ..}}]"
+        )
+    state = State(ask, *hooks)
+    every = [state.judge, state.call, *state.fixes, *state.faults]
+    if not all(map(callable, every)):
+        wrong = next(hook for hook in every if not callable(hook))
+        raise TypeError(f"hook {wrong!r} is no function")
+    for names in ([*map(name_of, state.fixes)], [*map(name_of, state.faults)]):
+        if len(set(names)) < len(names):
+            raise ValueError(f"two fix-ups are named {max(names, key=names.count)!r}")
+    call = state.call if hasattr(state.call, "__code__") else type(state.call).__call__
+    code = getattr(call, "__code__", None)
+    if code is not None and not code.co_flags & 0x08:  # no ** in its signature
+        raise TypeError(f"call {name_of(state.call)} takes no settings: add **settings")
+    state.limits = filled(state.limits)
+    tell(state, "start", task=ask, fixes=state.fixes, limits=state.limits)
+    return state
+
+
+@lru_cache
+def filled(limits: Limits) -> Limits:
+    """Return the limits of a run: its defaults where these say None."""
+    given = {k: v for k in Limits.__slots__ if (v := getattr(limits, k)) is not None}
+    return replace(Limits(tries=8, faults=8, calls=32, seconds=600.0), **given)
+
+
+def consult(state: State, hook: Hook, about: Any) -> Steps:
+    """Return what a hook answers; where it is a generator, make the calls it asks for.
+
+    Such a call is a run of its own on the same account: any reply will do, its faults
+    go through FAULTS, and when these give up, a CallError is thrown into the hook.
+    """
+    answer = hook(about)
+    if hasattr(answer, "__await__"):
+        return (yield hook, answer)
+    if not isinstance(answer, GeneratorType):
+        return answer
+    resume: Hook = answer.send
+    value: Any = None
+    while True:
+        try:
+            asked = resume(value)
+        except StopIteration as end:
+            return end.value
+        resume = answer.send
+        if isinstance(asked, Ask):
+            aside = replace(state, call=asked.call or state.call, hook=name_of(hook))
+            aside.judge, aside.fixes, aside.judged = str, (), 0
+            aside.changed, aside.seen, aside.stuck = {}, set(), False
+            result, value = (yield from steps(aside, asked)), aside.reply
+            if not result:
+                resume, value = answer.throw, CallError(result.why)
+        elif hasattr(asked, "__await__"):
+            try:
+                value = yield hook, asked
+            except Exception as error:  # noqa: BLE001
+                resume, value = answer.throw, error
+        else:
+            raise HookError(f"{name_of(hook)} yielded {asked!r}: a hook yields an Ask")
+
+
+def over(state: State, move: Ask) -> str:
+    """Say which limit forbids this call; "" if none does."""
+    limits, spent, call = state.limits, state.spent, move.call or state.call
+    now = spent.seconds = time.monotonic() - state.began
+    for unit, used, limit in (
+        ("tries", state.judged, limits.tries),
+        ("faults", spent.faults, limits.faults),
+        ("calls", spent.calls, limits.calls),
+        ("seconds", now, limits.seconds),
+        ("tokens", spent.input_tokens + spent.output_tokens, limits.tokens),
+        ("cost", spent.cost or 0.0, limits.cost),
+    ):
+        if limit is not None and not used < limit:  # not ">=": NaN ends a run, too
+            return f"limit reached: {used:.4g} of {limit:.4g} {unit}"
+    if limits.seconds is not None and now + move.wait > limits.seconds:
+        return (
+            f"limit: a wait of {move.wait:.0f} s, {limits.seconds - now:.0f} s are left"
+        )
+    if limits.cost is not None and getattr(call, "price", None) is None:
+        cure = "give it price=(input, output), in dollars per million tokens"
+        raise ValueError(f"limit on cost, but {name_of(call)} has no price: {cure}")
+    return ""
+
+
+def sent(state: State, move: Ask) -> None:
+    """Make this the request of the state, and count it: no free calls."""
+    if move.call is not None and move.call is not state.call:
+        state.call, state.changed, state.stuck = move.call, {}, False
+    state.changed = state.changed | move.settings
+    state.settings = effective(state.call, state.changed)
+    state.messages, state.fault = move.messages, None
+    state.attempt = Attempt(state.messages, state.settings, state.call, state.hook)
+    state.attempts.append(state.attempt)
+    state.spent.calls += 1
+
+
+def charged(state: State, came: Any) -> tuple[str, ...]:
+    """Charge a reply or a fault; return the text to inspect, if there is one."""
+    attempt, reply = state.attempt, Reply(came) if isinstance(came, str) else came
+    attempt.seconds = time.monotonic() - attempt.began
+    if isinstance(reply, Reply):
+        state.reply = attempt.reply = reply
+        state.judged, state.seen = state.judged + 1, set()
+        if state.judged >= 3:
+            same = [a for a in state.attempts if a.reply and a.reply.text == reply.text]
+            same = [a for a in same if (a.call, a.hook) == (state.call, state.hook)]
+            state.stuck = state.stuck or len(same) >= 3
+        bill(state, reply)
+    elif isinstance(came, Exception):
+        state.fault = attempt.fault = came
+        state.spent.faults += 1
+        if getattr(came, "billed", False):
+            bill(state, Reply(""))
+    else:
+        raise HookError(f"call {name_of(state.call)} returned {came!r}: give a Reply")
+    tell(state, "call", attempt=attempt, spent=state.spent)
+    return () if state.fault else (reply.text,)
+
+
+def bill(state: State, reply: Reply) -> None:
+    """Add up what a reply cost; what nobody reported is estimated, and told apart."""
+    spent, price, cost = state.spent, getattr(state.call, "price", None), reply.cost
+    given, taken = reply.input_tokens, reply.output_tokens
+    if given is None:
+        given = sum(len(str(m.get("content"))) for m in state.messages) // 4
+        spent.estimated += given
+    if taken is None:
+        taken = (len(reply.text) + len(reply.reasoning)) // 4
+        spent.estimated += taken
+    if cost is None and price is not None:
+        cost = (given * price[0] + taken * price[1]) / 1e6
+    spent.input_tokens += given
+    spent.output_tokens += taken
+    spent.cost = None if cost is None or spent.cost is None else spent.cost + cost
+
+
+def refused(state: State, text: str, error: Exception) -> None:
+    """Note the judge's complaint about a text, and keep the best so far."""
+    state.text, state.complaint = text, complaint_of(error)
+    state.attempt.complaint = state.complaint
+    state.seen.add(text)
+    value, score = getattr(error, "value", None), getattr(error, "score", None)
+    rank = (value is not None, -math.inf if score is None else score)
+    if rank >= state.rank:
+        state.best, state.rank = text if value is None else value, rank
+
+
+def complaint_of(error: Exception) -> str:
+    """Say an error as a complaint that a model can act on, of 300 characters at most."""
+    kind, said, errors = type(error), str(error), getattr(error, "errors", None)
+    if kind.__module__.startswith("pydantic") and errors:  # its own text dumps values
+        said = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors()
+        )
+    elif kind is not Reject:
+        said = f"{kind.__name__}: {said}" if said else kind.__name__
+    return said if len(said) <= 300 else f"{said[:200]} ... {said[-90:]}"
+
+
+def verdict(judge: Hook, value: Any) -> Any:
+    """Return the value that a judge accepted; None and bools must come in Accept."""
+    if value is None or isinstance(value, bool):
+        raise HookError(
+            f"judge {name_of(judge)} returned {value}: return the value or raise the "
+            f"complaint; a predicate: check(predicate, complaint); or Accept({value})"
+        )
+    return value.value if isinstance(value, Accept) else value
+
+
+def speaks(state: State, fix: Hook, move: Any) -> bool:
+    """Tell whether a fix-up's answer is a move, and not one that was refused before."""
+    if isinstance(move, Use) and all(isinstance(text, str) for text in move.texts):
+        new = not state.seen.issuperset(move.texts)
+    elif isinstance(move, Ask):
+        call = move.call or state.call
+        changed = (state.changed if call is state.call else {}) | move.settings
+        request = (call, move.messages, effective(call, changed))
+        refusals = [a for a in state.attempts if a.complaint]
+        new = all((a.call, a.messages, a.settings) != request for a in refusals)
+    elif move is None or isinstance(move, Stop):
+        new = move is not None
+    else:
+        cure = "return Ask, Use (of texts), Stop, or None where it is not its case"
+        raise HookError(f"fix-up {name_of(fix)} returned {move!r}: {cure}")
+    if new:
+        state.attempt.fixes.append(name_of(fix))
+        told = {"fault": state.fault, "complaint": state.complaint}
+        tell(state, "decide", fix=name_of(fix), move=move, **told)
+    return new
+
+
+def ended(state: State, why: str, *accepted: Any) -> Result[Any]:
+    """Return the result: this value was accepted, or none was."""
+    state.spent.seconds = time.monotonic() - state.began
+    if not accepted and (last := state.fault or state.complaint):
+        why = f"{why}; at last: {last}"
+    value, best = accepted * 2 or (None, state.best)
+    result = Result(value, bool(accepted), why, best, state.attempts, state.spent)
+    tell(state, "end", result=result)
+    return result
+
+
+def tell(state: State, event: str, /, **facts: Any) -> None:
+    """Tell the watcher; its errors are logged, and do not touch the run."""
+    if state.watch is not None:
+        try:
+            state.watch({"event": event, "hook": state.hook, **facts})
+        except Exception:
+            import logging
+
+            logging.getLogger("loop").exception("watch failed")
+
+
+def name_of(hook: Any) -> str:
+    """Return the name of a hook as every report has it."""
+    partial = getattr(hook, "func", type(hook))
+    return getattr(hook, "__name__", "") or getattr(partial, "__name__", "?")
+
+
+def effective(call: Any, changed: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a request: the call's own, changed by the moves."""
+    settings = getattr(call, "settings", {}) | changed
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+# 3. Drivers ---------------------------------------------------------------------------
+
+
+def run(
+    ask: str | Messages,
+    judge: Callable[[str], T],
+    *,
+    call: Hook,
+    fixes: Sequence[Hook] = FIXES,
+    faults: Sequence[Hook] = FAULTS,
+    limits: Limits = Limits(),
+    watch: Hook | None = None,
+) -> Result[T]:
+    """Ask until the judge accepts, a special case says stop or a limit is reached.
+
+    Returns a Result, accepted or not. Raises TypeError or ValueError where a hook is
+    wrong, before anything is paid for if that can be; passes on hooks' own bugs.
+    """
+    state = begin(ask, judge, call, fixes, faults, limits, watch, time.sleep)
+    flow = steps(state, Ask(state.task))
+    resume: Hook = flow.send
+    value: Any = None
+    try:
+        while True:
+            hook, value = resume(value)
+            resume = flow.send
+            if hasattr(value, "__await__"):
+                getattr(value, "close", int)()  # or Python warns that nobody awaited it
+                resume, value = (
+                    flow.throw,
+                    HookError(f"{name_of(hook)} is async: use arun"),
+                )
+    except StopIteration as end:
+        result: Result[T] = end.value
+        return result
+    finally:
+        flow.close()
+
+
+async def arun(
+    ask: str | Messages,
+    judge: Callable[[str], Awaitable[T] | T],
+    *,
+    call: Hook,
+    fixes: Sequence[Hook] = FIXES,
+    faults: Sequence[Hook] = FAULTS,
+    limits: Limits = Limits(),
+    watch: Hook | None = None,
+) -> Result[T]:
+    """Do what `run` does, and await what a hook returns where it is awaitable."""
+    import asyncio
+
+    state = begin(ask, judge, call, fixes, faults, limits, watch, asyncio.sleep)
+    flow = steps(state, Ask(state.task))
+    resume: Hook = flow.send
+    value: Any = None
+    try:
+        while True:
+            _, value = resume(value)
+            resume = flow.send
+            if hasattr(value, "__await__"):
+                try:
+                    value = await value
+                except Exception as error:  # noqa: BLE001
+                    resume, value = flow.throw, error
+    except StopIteration as end:
+        result: Result[T] = end.value
+        return result
+    finally:
+        flow.close()
+
+
+def script(*replies: Reply | str | Exception) -> Hook:
+    """Return a call for tests: it gives these replies in order, and raises the errors.
+
+    What it was asked is in its `.asked`: a list of (messages, settings).
+    """
+    asked: list[tuple[Messages, dict[str, Any]]] = []
+
+    def script(messages: Messages, **settings: Any) -> Reply | str:
+        asked.append((messages, settings))
+        if len(asked) > len(replies):
+            raise LookupError(
+                f"call {len(asked)} of a script of {len(replies)} replies"
+            )
+        reply = replies[len(asked) - 1]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    vars(script).update(asked=asked, settings={}, price=(0.0, 0.0))
+    return script
+
+
+# 4. Judges ----------------------------------------------------------------------------
+
+
+def json_with(**keys: Any) -> Hook:
+    """Judge: the text is one JSON object with at least these keys; returns the object.
+
+    A key is told by its type or by a tuple of the allowed values: json_with(name=str,
+    mood=("good", "bad")). The score of a refusal is the share of keys that are right.
+    """
+
+    def json_with(text: str) -> dict[str, Any]:
+        found = strict_json(text)
+        if not isinstance(found, dict):
+            raise Reject(f"expected a JSON object with the keys {', '.join(keys)}")
+        wrong = [f"{key}: missing" for key in keys if key not in found]
+        told = {key: mismatch(found[key], keys[key]) for key in keys if key in found}
+        wrong += [f"{key}: {complaint}" for key, complaint in told.items() if complaint]
+        if wrong:
+            score = 1 - len(wrong) / len(keys)
+            raise Reject("; ".join(wrong), value=found, score=score)
+        return found
+
+    return json_with
+
+
+def strict_json(text: str) -> Any:
+    """Return the text as one JSON value; refuse NaN, 1e999 and a key told two ways."""
+
+    def finite(number: str) -> float:
+        if math.isfinite(value := float(number)):
+            return value
+        raise Reject(f"{number} is not a JSON number")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if found.setdefault(key, value) != value:
+                raise Reject(f"{key}: both {clip(found[key])} and {clip(value)}")
+        return found
+
+    hooks: Any = {"parse_float": finite, "parse_constant": finite}
+    try:
+        return json.loads(text, object_pairs_hook=unique, **hooks)
+    except ValueError as error:
+        raise Reject(f"the text is not one JSON value: {error}") from None
+
+
+def mismatch(value: Any, want: Any) -> str:
+    """Say what was expected and found where a value is not as wanted; else ""."""
+    if isinstance(want, tuple):
+        fits = json.dumps(value) in map(json.dumps, want)  # == would take 1 for true
+        expected = f"one of {', '.join(map(clip, want))}"
+    else:
+        fits = isinstance(value, (int, float) if want is float else want)
+        fits = fits and isinstance(value, bool) == (want is bool)
+        names = {
+            str: "a string",
+            int: "an integer",
+            float: "a number",
+            bool: "a boolean",
+        }
+        expected = names.get(want, f"a {want.__name__}")
+    return "" if fits else f"expected {expected}, found {clip(value)}"
+
+
+def clip(value: Any) -> str:
+    """Return a value as JSON, short enough for a complaint."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}"
+
+
+def one_of(*labels: str) -> Hook:
+    """Judge: the text is one of these labels, in any case; returns it as given here."""
+
+    def one_of(text: str) -> str:
+        for label in labels:
+            if text.strip().casefold() == label.casefold():
+                return label
+        raise Reject(f"expected only one of {', '.join(labels)}, found {clip(text)}")
+
+    vars(one_of).update(labels=labels)  # for the fix-up label_in_text
+    return one_of
+
+
+def matches(pattern: str) -> Hook:
+    """Judge: the stripped text matches the whole regular expression; returns it."""
+
+    def matches(text: str) -> str:
+        if not re.fullmatch(pattern, text.strip()):
+            raise Reject(f"expected the pattern {pattern}, found {clip(text)}")
+        return text.strip()
+
+    return matches
+
+
+def grounded(source: str, *keys: str) -> Hook:
+    """Judge: every quote stands word for word in the source; returns what it was given.
+
+    The quotes are what an object has at these keys (a string, or a list of them), or,
+    without keys, what stands in quotation marks in a text. Kinds of space, quotation
+    mark and character do not count. Seen in OpenContracts#2189: 0 of 6 quotes were real.
+    """
+
+    def grounded(found: Any) -> Any:
+        values = [found[key] for key in keys] if keys else plain(found).split('"')[1::2]
+        quotes = [
+            q
+            for value in values
+            for q in ([value] if isinstance(value, str) else value)
+        ]
+        if not quotes or not all(plain(quote) for quote in quotes):
+            raise Reject("there is no quote from the source")
+        missing = [clip(quote) for quote in quotes if plain(quote) not in plain(source)]
+        if missing:
+            raise Reject(
+                f"not word for word in the source: {', '.join(missing)}", value=found
+            )
+        return found
+
+    return grounded
+
+
+def plain(text: str) -> str:
+    """Return the text with one kind of space, quotation mark and character each."""
+    import unicodedata
+
+    text = re.sub("[\u2018-\u201b\u2032`]", "'", unicodedata.normalize("NFKC", text))
+    return " ".join(re.sub("[\u201c-\u201f\u2033\xab\xbb]", '"', text).split())
+
+
+def check(predicate: Callable[[Any], object], complaint: str) -> Hook:
+    """Judge: the predicate holds of what it is given; returns that."""
+
+    def check(found: Any) -> Any:
+        if not predicate(found):
+            raise Reject(complaint, value=found)
+        return found
+
+    return check
+
+
+def all_of(*judges: Hook) -> Hook:
+    """Judge: all of these in order, the cheapest first; returns what the last returns.
+
+    The first gets the text, each other what the one before it returned:
+    all_of(json_with(age=int), check(lambda it: it["age"] > 0, "age: not above 0")).
+    """
+
+    def all_of(text: str) -> Generator[Any, Any, Any]:
+        value: Any = text
+        for judge in judges:
+            answer = judge(value)
+            if isinstance(answer, GeneratorType):
+                answer = yield from answer
+            elif hasattr(answer, "__await__"):
+                answer = yield answer
+            value = verdict(judge, answer)
+        return Accept(value)
+
+    vars(all_of).update(labels=[x for j in judges for x in getattr(j, "labels", ())])
+    return all_of
+
+
+def probe(judge: Hook, ask: str | Messages) -> list[str]:
+    """Return those of "", "I don't know" and an echo of the prompt that a judge accepts.
+
+    It should be none: `assert not probe(judge, ask)` in your tests. It calls no model.
+    """
+    echo = ask if isinstance(ask, str) else str(ask[-1]["content"])
+    texts, once = ("", "I don't know", echo), Limits(calls=1)
+    return [t for t in texts if run(ask, judge, call=script(t), fixes=(), limits=once)]
+
+
+# 5. Fix-ups: the special cases, in the order in which they are asked ------------------
+
+
+def think_tags(state: State) -> Use | None:
+    """The model thought aloud in <think> tags: use what comes after the last of them.
+
+    Also where the template ate the opening tag (qwen-code#6033). A tag in a JSON string
+    stays (probe#439); a tag never closed is a reply that was cut off.
+    """
+    _, tag, answer = state.text.rpartition("</think>")
+    if not tag or any(tag in span for span in json_spans(state.text)):
+        return None
+    return Use(answer.strip())
+
+
+def code_fence(state: State) -> Use | None:
+    """The answer is in a Markdown code block: use the content of each, the last first.
+
+    Seen in outrider#111 and zettelrobbe#74.
+    """
+    blocks = re.findall(r"^```[^\n`]*\n(.*?)^```", state.text, re.DOTALL | re.MULTILINE)
+    return Use(*reversed(blocks)) if blocks else None
+
+
+def json_in_prose(state: State) -> Use | None:
+    """There is talk around the JSON: use each whole object or list in it, in order.
+
+    Seen in outrider#111 and promptfoo#10268.
+    """
+    return Use(*json_spans(state.text))
+
+
+def json_slips(state: State) -> Use | None:
+    """The JSON has small mistakes: a comma too many, bare keys, single or smart quotes,
+    comments, True and None, line ends in strings. Mend these, and nothing else.
+
+    All are in the json_repair README.
+    """
+    return Use(*(SLIP.sub(mended, span) for span in json_spans(state.text)))
+
+
+def mended(slip: re.Match[str]) -> str:
+    """Return a token of JSON as it should be. No string changes its meaning."""
+    token, marks = slip[0], {"\\'": "'", '"': '\\"', "\n": "\\n", "\t": "\\t"}
+    if slip["text"]:
+        inner = re.sub(r'\\.|["\n\t]', lambda m: marks.get(m[0], m[0]), token[1:-1])
+        return f'"{inner}"'
+    if slip["word"]:
+        return {"True": "true", "False": "false", "None": "null"}[token]
+    return f'"{token}"' if slip["key"] else ""
+
+
+STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+SINGLE = r"(?<![\w'])'[^'\\]*(?:\\.[^'\\]*)*'(?=\s*[\]},:])"
+SLIP = re.compile(
+    rf"""(?P<text>{STRING}|{SINGLE}|“[^”]*”)|(?P<key>[A-Za-z_]\w*(?=\s*:))
+    |(?P<word>\b(?:True|False|None)\b)|//[^\n]*|/\*.*?\*/|\#[^\n]*|,(?=\s*[\]}}])""",
+    re.DOTALL | re.VERBOSE,
+)
+TOKEN = re.compile(rf'{STRING}|"|{SINGLE}|“[^”]*”|[{{}}\[\]]', re.DOTALL)
+# A bracket that opens JSON, not an aside in prose: something like JSON comes after it.
+ROOT = re.compile(
+    r"""\{(?=\s*(?:["'“}]|[A-Za-z_]\w*\s*:))|\[(?=\s*["'“\[\]{\dtfnTFN-])"""
+)
+
+
+@lru_cache(maxsize=4)
+def json_spans(text: str) -> tuple[str, ...]:
+    """Return the whole objects and lists in a text; brackets in strings do not count.
+
+    Once one is not closed, nothing in it or after it is returned: it was cut off, and
+    {"items": [{"a": 1}, {"a": 2  must not pass for {"a": 1} (N.E.K.O.#3134).
+    """
+    spans: list[str] = []
+    end = 0
+    while root := ROOT.search(text, end):
+        start, end, closing = root.start(), 0, list[str]()
+        for token in TOKEN.finditer(text, start):
+            if token[0] in "{[":
+                closing.append("}" if token[0] == "{" else "]")
+            elif token[0] == '"' or (token[0] in "}]" and closing.pop() != token[0]):
+                break
+            if not closing:
+                end = token.end()
+                break
+        if not end:
+            break
+        spans.append(text[start:end])
+    return tuple(spans)
+
+
+def label_in_text(state: State) -> Use | None:
+    """There is talk around a label of one_of: use it where no other one is named.
+
+    And where nothing is denied: SmolLM2 said "is positive, but it's not entirely neutral"
+    of a neutral review. To take the first label cost 5 right answers of 14.
+    """
+    text, labels = state.text, getattr(state.judge, "labels", ())
+    if not labels:
+        return None
+    named = [x for x in labels if re.search(rf"(?i)(?<!\w){re.escape(x)}(?!\w)", text)]
+    denied = re.search(r"(?i)\b(not|no|never|nor)\b|n't\b", text)
+    return Use(named[0]) if len(named) == 1 and not denied else None
+
+
+def empty_reply(state: State) -> Ask | None:
+    """Nothing came: ask afresh. A complaint about it would only confuse the model.
+
+    Seen in python-genai#1789 (a success of 0 tokens) and LiveBench#425.
+    """
+    empty = not state.reply.text.strip() and not state.stuck
+    return afresh(state, state.task) if empty else None
+
+
+def repetition_loop(state: State) -> Ask | None:
+    """The reply ends in a loop: ask afresh and warmer, and do not quote it back.
+
+    Seen in claude-code#82803: 23 of 1,471 replies, a token up to 31,974 times.
+    """
+    tail = state.reply.text[-400:]
+    loops = (tail[period:] == tail[:-period] for period in range(1, 134))
+    if len(tail) < 200 or state.stuck or not any(loops):
+        return None
+    warmth = (state.settings.get("temperature") or 0.7) + 0.3
+    return afresh(state, state.task, temperature=min(warmth, 1.5))
+
+
+def cut_by_length(state: State) -> Ask | None:
+    """The reply was cut off at max_tokens: allow it twice as many, once.
+
+    The count tells it also where the flag does not (vllm#24184). Seen in vis#162: the
+    same request four times, with the same limit.
+    """
+    for name in ("max_tokens", "max_completion_tokens"):
+        most = state.settings.get(name)
+        cut = state.reply.finish == "length" or (state.reply.output_tokens or 0) >= (
+            most or 1
+        )
+        if most and cut and name not in state.changed:
+            return Ask(state.messages, **{name: 2 * most})
+    return None
+
+
+def ask_afresh(state: State) -> Ask | None:
+    """At the first refusal: the task again, with another seed and nothing else.
+
+    A small model that is shown its bad answer repeats it (78 % of re-asks with SmolLM2,
+    3 % unshown), and without the complaint, a reworded judge can still replay a tape.
+    """
+    return afresh(state, state.task) if state.judged == 1 and not state.stuck else None
+
+
+def ask_with_complaint(state: State) -> Ask | None:
+    """Later on: the task again, with another seed and the last complaint as a note.
+
+    It is as long as the first request; a history grows with each retry and costs its
+    square (smolagents#2566, instructor#2056).
+    """
+    note = f"An earlier answer was refused: {state.complaint}"
+    return None if state.stuck else afresh(state, noted(state.task, note))
+
+
+def with_example(text: str) -> Hook:
+    """Return a fix-up: the task again with a worked example, at most once a run.
+
+    It stands before ask_afresh: [*REPAIRS, with_example("..."), ask_afresh]. With
+    SmolLM2 it recovered 20 of 21 first refusals.
+    """
+
+    def with_example(state: State) -> Ask | None:
+        if state.stuck:
+            return None
+        return afresh(
+            state, noted(state.task, f"An example of a right answer:\n{text}")
+        )
+
+    return with_example
+
+
+def escalate(call: Hook) -> Hook:
+    """Return a fix-up: put the task to another model, once.
+
+    It stands last, [*FIXES, escalate(big)], and speaks once the re-asks have fallen
+    silent because the first model is stuck; with the new one they speak again.
+    """
+
+    def escalate(state: State) -> Ask | None:
+        asked = any(attempt.call is call for attempt in state.attempts)
+        return None if asked else Ask(state.task, call=call)
+
+    escalate.__name__ = f"escalate_to_{name_of(call)}"
+    return escalate
+
+
+def afresh(state: State, messages: Messages, **settings: Any) -> Ask:
+    """Return the move to ask with a new seed: counted, so that a rerun asks the same."""
+    seed = getattr(state.call, "settings", {}).get("seed") or 0
+    return Ask(messages, seed=seed + state.judged, **settings)
+
+
+def noted(messages: Messages, note: str) -> Messages:
+    """Return the messages with a note at the end of the last one."""
+    content = messages[-1].get("content")
+    if isinstance(content, list):  # of parts: texts, images ...
+        content = [*content, {"type": "text", "text": note}]
+    else:
+        content = f"{content}\n\n{note}"
+    return [*messages[:-1], {**messages[-1], "content": content}]
+
+
+def bad_request(state: State) -> Stop | None:
+    """The endpoint will never take this request: stop, and say what to check.
+
+    Seen retried for minutes in BAML#3224; LangGraph retries 400 and 401, too.
+    """
+    status = getattr(state.fault, "status", None) or 0
+    if not 300 <= status < 500 or status in (408, 409, 425, 429):
+        return None
+    check = {401: "the key", 403: "the key", 404: "the model's name, and base_url"}
+    return Stop(f"refused for good: check {check.get(status, 'messages and settings')}")
+
+
+def told_to_wait(state: State) -> Ask | None:
+    """The endpoint said how long to wait: wait so long. One too long ends the run.
+
+    Seen ignored in litellm#4387 and aider#3265.
+    """
+    wait = getattr(state.fault, "wait", None)
+    return later(state, wait) if wait else None
+
+
+def overloaded(state: State) -> Ask | None:
+    """408, 409, 429 or 5xx and no hint: wait, each time twice as long, and ask the same.
+
+    503 and 529 last longer: claude-code#75396 gave up after 10 retries.
+    """
+    status = getattr(state.fault, "status", None) or 0
+    first = 4.0 if status in (503, 529) else 1.0
+    wait = min(60.0, first * 2.0 ** (state.spent.faults - 1))
+    return later(state, wait) if status >= 400 else None
+
+
+def no_answer(state: State) -> Ask | Stop | None:
+    """The line broke, or what came was no reply: wait a little and ask the same.
+
+    If nothing ever came from there, stop at the third: nobody lives at that address.
+    """
+    if state.spent.faults >= 3 and not any(a.reply for a in state.attempts):
+        return Stop("nothing ever came: is the endpoint running? check base_url")
+    return later(state, 0.5 * 2.0 ** (state.spent.faults - 1))
+
+
+def later(state: State, wait: float) -> Ask:
+    """Return the move to ask the same in a while: who failed together come back apart."""
+    import random
+
+    return Ask(state.messages, wait=wait * (1 + random.random() / 4))
+
+
+REPAIRS = [think_tags, code_fence, json_in_prose, json_slips, label_in_text]
+FIXES += [*REPAIRS, empty_reply, repetition_loop, cut_by_length]
+FIXES += [ask_afresh, ask_with_complaint]
+FAULTS += [bad_request, told_to_wait, overloaded, no_answer]
+
+
+# 6. Calls -----------------------------------------------------------------------------
+
+OPENAI = "https://api.openai.com/v1"
+BODY_LIMIT = 32 * 2**20  # bytes; the reply of a model is not as long
+FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
+
+
+class Endpoint:
+    """An OpenAI-compatible endpoint: OpenAI, llama.cpp, Ollama, vLLM, OpenRouter ...
+
+    What is not given comes from OPENAI_MODEL, OPENAI_BASE_URL and OPENAI_API_KEY.
+    price: (input, output) in dollars per million tokens. timeout: seconds for one call,
+    late by one silence of the line at most. headers: to add. client: an httpx client of
+    your own. settings: what to add to every request: temperature, max_tokens ...
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        price: tuple[float, float] | None = None,
+        timeout: float = 120.0,
+        headers: dict[str, str] | None = None,
+        client: Any = None,
+        **settings: Any,
+    ):
+        model = model or os.getenv("OPENAI_MODEL")
+        key = (api_key or os.getenv("OPENAI_API_KEY") or "").strip()
+        url = base_url or os.getenv("OPENAI_BASE_URL") or (OPENAI if key else "")
+        if not url.startswith(("http://", "https://")):
+            cure = "give base_url, or set OPENAI_BASE_URL, as http://localhost:11434/v1"
+            raise ValueError(
+                f"no endpoint in {url!r}: {cure}; for OpenAI: OPENAI_API_KEY"
+            )
+        if url == OPENAI and not model:
+            raise ValueError("no model: give one, or set OPENAI_MODEL")
+        if not (
+            key.isascii() and key.isprintable()
+        ):  # httpx would show it in its error
+            raise ValueError("the API key has characters that no HTTP header can have")
+        self.url, self.key = f"{url.rstrip('/')}/chat/completions", key
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.headers |= {"Content-Type": "application/json"} | (headers or {})
+        self.settings = ({"model": model} if model else {}) | settings
+        self.price, self.timeout, self.client = price, timeout, client
+        self.__name__ = model or type(self).__name__
+        self.library = http_library(client)
+
+    def request(self, messages: Messages, changed: dict[str, Any]) -> dict[str, Any]:
+        """Return what the client's `stream` needs to send these messages."""
+        body = json.dumps(effective(self, changed) | {"messages": messages}).encode()
+        connect = min(10.0, self.timeout)
+        silence = self.library.Timeout(self.timeout, connect=connect, pool=None)
+        sending = {"method": "POST", "url": self.url, "headers": self.headers}
+        return sending | {"content": body, "timeout": silence}
+
+    def check(self, body: bytearray, began: float) -> None:
+        """Raise CallError where a reply trickles in too slowly, or is too large."""
+        if time.monotonic() - began > self.timeout:
+            raise self.fault(f"no whole reply in {self.timeout:.0f} s", billed=True)
+        if len(body) > BODY_LIMIT:
+            raise self.fault(f"a reply of more than {BODY_LIMIT} bytes", billed=True)
+
+    def fault(self, why: object, **facts: Any) -> CallError:
+        """Return a CallError that says why and where, and never holds the key."""
+        if isinstance(why, self.library.HTTPError):
+            unsent = (self.library.ConnectError, self.library.ConnectTimeout)
+            facts["billed"] = not isinstance(why, unsent)
+            why = f"{type(why).__name__} {why}"
+        told = f"{why} ({self.url})"
+        return CallError(told.replace(self.key, "(key)") if self.key else told, **facts)
+
+    def read(self, response: Any, body: bytearray, began: float) -> Reply:
+        """Return the reply in a response, or raise CallError where there is none."""
+        text = body.decode(errors="replace").strip("\ufeff \t\r\n")
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError):
+            raw = None  # the HTML of a proxy, say, whatever the content type
+        message = dig(dict, raw, "choices", 0, "message")
+        if response.status_code >= 300 or message is None or dig(object, raw, "error"):
+            raise self.refusal(response, raw, text)
+        said, refusal = dig(str, message, "content"), dig(str, message, "refusal")
+        for part in dig(list, message, "content") or []:
+            said = (said or "") + (dig(str, part, "text") or "")
+        calls = dig(list, message, "tool_calls") or []
+        finish = FINISH.get(
+            dig(str, raw, "choices", 0, "finish_reason") or "", "unknown"
+        )
+        if refusal or (calls and finish != "length"):
+            finish = "refusal" if refusal else "tools"
+        thought = dig(str, message, "reasoning_content") or dig(
+            str, message, "reasoning"
+        )
+        return Reply(
+            text=said or refusal or "",
+            finish=finish,
+            reasoning=thought or "",
+            tool_calls=tuple(calls),
+            input_tokens=dig(int, raw, "usage", "prompt_tokens"),
+            output_tokens=dig(int, raw, "usage", "completion_tokens"),
+            cost=dig(float, raw, "usage", "cost"),
+            seconds=time.monotonic() - began,
+            model=dig(str, raw, "model") or "",
+            id=dig(str, raw, "id") or "",
+            raw=raw,
+        )
+
+    def refusal(self, response: Any, raw: Any, text: str) -> CallError:
+        """Return the CallError for a response that has no reply in it."""
+        status, headers = response.status_code, response.headers
+        if status < 300:  # an error inside of a 200 has its own: inspect_ai#1534
+            status = dig(int, raw, "error", "code") or status
+        said = dig(str, raw, "error", "message") or text[:200] or "an empty body"
+        if status < 400 or text.startswith("<"):
+            said = f"check base_url: {headers.get('location', '')} {said}"
+        code = dig(str, raw, "error", "code") or dig(str, raw, "error", "type") or ""
+        wait = wait_told(headers)
+        return self.fault(f"{status}: {said}", status=status, code=code, wait=wait)
+
+
+class chat(Endpoint):  # noqa: N801
+    """A call, for `run`: one request, no retry; raises CallError. See Endpoint."""
+
+    def __call__(self, messages: Messages, **changed: Any) -> Reply:
+        if in_event_loop():
+            raise HookError(
+                "chat would block the running event loop: use achat and arun"
+            )
+        client, body = self.client or shared_client(), bytearray()
+        began = time.monotonic()
+        try:
+            with client.stream(**self.request(messages, changed)) as response:
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    self.check(body, began)
+        except self.library.HTTPError as error:
+            raise self.fault(error) from None  # its request has the key
+        return self.read(response, body, began)
+
+
+class achat(Endpoint):  # noqa: N801
+    """A call, for `arun`: the same as chat, awaited. See Endpoint."""
+
+    async def __call__(self, messages: Messages, **changed: Any) -> Reply:
+        client, body = self.client or await loop_client(), bytearray()
+        began = time.monotonic()
+        try:
+            async with client.stream(**self.request(messages, changed)) as response:
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    self.check(body, began)
+        except self.library.HTTPError as error:
+            raise self.fault(error) from None
+        return self.read(response, body, began)
+
+
+def dig(kind: type[T], data: Any, *path: Any) -> T | None:
+    """Return what is at this path of a JSON value, if it is of this kind."""
+    for step in path:
+        try:
+            data = data[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data if isinstance(data, kind) else None
+
+
+def wait_told(headers: Any) -> float | None:
+    """Return the seconds that a response tells to wait: in ms, in seconds or by a date."""
+    from email.utils import parsedate_to_datetime
+
+    told, milliseconds = headers.get("retry-after"), headers.get("retry-after-ms")
+    for parse in (
+        lambda: float(milliseconds) / 1000,
+        lambda: float(told),
+        lambda: parsedate_to_datetime(told).timestamp() - time.time(),
+    ):
+        try:
+            if 0 < (seconds := parse()) < math.inf:  # 0, nan and inf have all been sent
+                return seconds
+        except (ValueError, TypeError):
+            continue
+    return None
+
+
+def in_event_loop() -> bool:
+    """Tell whether an asyncio event loop is running in this thread."""
+    import asyncio
+
+    try:
+        return bool(asyncio.get_running_loop())
+    except RuntimeError:
+        return False
+
+
+def http_library(client: Any = None) -> Any:
+    """Return the library of the client; else httpx, or httpx2 where only that is there."""
+    from importlib import import_module, util
+
+    kinds = {kind.__module__.partition(".")[0] for kind in type(client).__mro__}
+    found = "httpx" in kinds or ("httpx2" not in kinds and util.find_spec("httpx"))
+    return import_module("httpx" if found else "httpx2")
+
+
+# No proxy comes between us and this machine. Waits for a free slot of the pool would
+# count as the model's time, so there is no end of slots.
+DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+
+
+@lru_cache
+def shared_client() -> Any:
+    """Return the one client of this process: a new one takes 20 ms, and a handshake."""
+    import atexit
+
+    library = http_library()
+    limits = library.Limits(max_connections=None, max_keepalive_connections=32)
+    client = library.Client(mounts=DIRECT, limits=limits)
+    atexit.register(client.close)
+    return client
+
+
+CLIENTS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+async def loop_client() -> Any:
+    """Return the one client of this event loop, closed when asyncio.run ends."""
+    import asyncio
+
+    library, loop = http_library(), asyncio.get_running_loop()
+    if loop not in CLIENTS:
+        limits = library.Limits(max_connections=None, max_keepalive_connections=32)
+        client = library.AsyncClient(mounts=DIRECT, limits=limits)
+
+        async def closing() -> AsyncGenerator[None, None]:
+            async with client:
+                yield
+
+        # asyncio.run closes, at its end, each asynchronous generator that has begun.
+        CLIENTS[loop] = client, (holder := closing())
+        await holder.__anext__()
+    return CLIENTS[loop][0]
+
+
+# 7. The screen ------------------------------------------------------------------------
+
+
+def show(event: dict[str, Any]) -> None:
+    """Watcher: show a run as it happens, on stderr: run(..., watch=show)."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console, kind, lines = Console(stderr=True), event["event"], dict[str, str]()
+    if kind == "call":
+        attempt, spent = event["attempt"], event["spent"]
+        came = repr(attempt.reply.text) if attempt.reply else f"fault: {attempt.fault}"
+        lines = {f"{spent.calls:3} {attempt.seconds:5.1f} s  {came}": ""}
+    elif kind == "decide":
+        move, parts = event["move"], ("wait", "settings", "texts", "why")
+        told = [f"{part}={x}" for part in parts if (x := getattr(move, part, None))]
+        lines = {f"      {event['fault'] or event['complaint']}": "yellow"}
+        lines[f"      {event['fix']}: {type(move).__name__} {' '.join(told)}"] = "cyan"
+    elif kind == "end" and not event["hook"]:
+        lines = {f"    = {event['result']}": "green" if event["result"] else "red"}
+    for line, style in lines.items():
+        whole = not console.is_terminal  # in a file or a pipe, nothing is cut off
+        text = Text(visible(line), style)
+        console.print(text, soft_wrap=whole, no_wrap=True, overflow="ellipsis")
