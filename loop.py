@@ -48,13 +48,13 @@ import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
 from types import GeneratorType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 __version__ = "0.1.0"
@@ -126,11 +126,7 @@ class Ask:
     """
 
     def __init__(
-        self,
-        messages: Messages,
-        wait: float = 0.0,
-        call: Hook | None = None,
-        **settings: Any,
+        self, messages: Messages, wait: float = 0, call: Any = None, **settings: Any
     ):
         self.messages, self.wait, self.call = messages, wait, call
         self.settings = settings
@@ -173,13 +169,19 @@ class Limits:
 class Spent:
     """What a run has cost so far, the calls of its hooks included."""
 
-    calls: int = 0  # requests sent
-    faults: int = 0  # those among them that failed
+    tries: int = 0  # replies judged
+    faults: int = 0  # calls failed
+    calls: int = 0  # requests sent, the failed ones and those of hooks too
+    seconds: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
     estimated: int = 0  # those among the tokens that nobody reported: characters / 4
     cost: float | None = 0.0  # dollars; None once a call had no known price
-    seconds: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Those of input and output together."""
+        return self.input_tokens + self.output_tokens
 
 
 @dataclass(slots=True)
@@ -213,10 +215,8 @@ class Result(Generic[T]):
         return self.accepted
 
     def __str__(self) -> str:
-        spent, tokens = self.spent, self.spent.input_tokens + self.spent.output_tokens
-        return (
-            f"{self.why} ({spent.calls} calls, {tokens} tokens, {spent.seconds:.1f} s)"
-        )
+        it = self.spent
+        return f"{self.why} ({it.calls} calls, {it.tokens} tokens, {it.seconds:.1f} s)"
 
     def unwrap(self) -> T:
         """Return the accepted value, or raise GaveUp."""
@@ -250,23 +250,14 @@ class State:
     attempts: list[Attempt] = field(default_factory=list[Attempt])  # append-only
     spent: Spent = field(default_factory=Spent)
     memory: dict[str, Any] = field(default_factory=dict[str, Any])
-    attempt: Attempt = field(init=False)  # the present one
-    hook: str = ""  # whose call this is, where a hook makes one
-    seen: set[str] = field(default_factory=set[str])  # texts inspected of this reply
-    rank: tuple[bool, float] = (False, -math.inf)  # of the best: has a value, score
-    began: float = field(default_factory=time.monotonic)
-
-
-HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b"
-    "\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff"
-    "\U000e0000-\U000e0fff]"
-)
 
 
 def visible(text: str) -> str:
     """Return hostile text safe to show: what acts on a terminal or hides is escaped."""
-    return HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+    if text.isprintable():
+        return text
+    kept = "\n\t\u200c\u200d"  # the joiners are in emoji, and in Persian
+    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 
 # 2. The loop --------------------------------------------------------------------------
@@ -274,7 +265,7 @@ def visible(text: str) -> str:
 Steps = Generator[tuple[Hook, Any], Any, Any]  # yields (hook, what it returned)
 
 
-def steps(state: State, move: Any) -> Steps:
+def steps(state: Run, move: Any) -> Steps:
     """Call, inspect, decide: every call, wait, retry and ending is in these lines.
 
     What is yielded may be awaitable: a driver sends back its value or throws its error.
@@ -283,16 +274,16 @@ def steps(state: State, move: Any) -> Steps:
         while True:
             # END: told to stop; or, before an Ask, a limit or a wait that does not fit.
             if isinstance(move, Stop):
-                return ended(state, move.why)
-            if isinstance(move, Ask) and (limit := over(state, move)):
-                return ended(state, limit)
+                return state.ended(move.why)
+            if isinstance(move, Ask) and (limit := state.over(move)):
+                return state.ended(limit)
 
             # CALL: an Ask is charged before anyone looks at the reply; a Use is free.
             texts = move.texts if isinstance(move, Use) else ()
             if isinstance(move, Ask):
                 if move.wait:
                     yield state.sleep, state.sleep(move.wait)
-                sent(state, move)
+                state.sent(move)
                 try:
                     came = yield state.call, state.call(state.messages, **state.changed)
                 except (
@@ -300,7 +291,7 @@ def steps(state: State, move: Any) -> Steps:
                     OSError,
                 ) as fault:  # a 429, a time-out, a broken line
                     came = fault
-                texts = charged(state, came)
+                texts = state.charged(came)
 
             # INSPECT: the judge returns the value, or what it raises is the complaint.
             for text in texts:
@@ -308,41 +299,172 @@ def steps(state: State, move: Any) -> Steps:
                     continue
                 try:
                     value = yield from consult(state, state.judge, text)
-                    return ended(state, "accepted", verdict(state.judge, value))
+                    return state.ended("accepted", verdict(state.judge, value))
                 except (CallError, HookError, *BUGS):
                     raise
                 except Exception as error:  # noqa: BLE001
-                    refused(state, text, error)
+                    state.refused(text, error)
 
             # DECIDE: the first special case that speaks makes the next move.
             for fix in state.faults if state.fault else state.fixes:
                 move = yield from consult(state, fix, state)
-                if speaks(state, fix, move):
+                if state.speaks(fix, move):
                     break
             else:
                 move = Stop("stuck" if state.stuck else "no fix-up speaks")
     except CallError as fault:  # of a call that a hook made: it failed for good
-        return ended(state, f"a hook got no answer: {fault}")
-    except (
-        BaseException
-    ) as error:  # a bug, or Ctrl-C: it passes, with what was paid for
+        return state.ended(f"a hook got no answer: {fault}")
+    except BaseException as error:  # a bug or Ctrl-C: it has what was paid for
         vars(error).setdefault("attempts", state.attempts)
         raise
 
 
-def begin(ask: Any, *hooks: Any) -> State:
-    """Return the state of a new run; what is wrong with it is said here, unpaid."""
+@dataclass(slots=True)
+class Run(State):
+    """A run: what the hooks see of it, and the loop's own books."""
+
+    hook: str = ""  # whose call this is, where a hook makes one
+    attempt: Attempt = field(init=False)  # the present one
+    seen: set[str] = field(default_factory=set[str])  # texts inspected of this reply
+    rank: tuple[bool, float] = (False, -math.inf)  # of the best: has a value, score
+    began: float = field(default_factory=time.monotonic)
+
+    def over(self, move: Ask) -> str:
+        """Say which limit forbids this call; "" if none does."""
+        limits, spent, call = self.limits, self.spent, move.call or self.call
+        now = spent.seconds = time.monotonic() - self.began
+        for unit in Limits.__slots__:
+            used, limit = getattr(spent, unit) or 0, getattr(limits, unit)
+            if limit is not None and not used < limit:  # not ">=": NaN ends a run, too
+                return f"limit reached: {used:.4g} of {limit:.4g} {unit}"
+        if limits.seconds is not None and now + move.wait > limits.seconds:
+            left = limits.seconds - now
+            return f"limit: a wait of {move.wait:.0f} s with {left:.0f} s left"
+        if limits.cost is not None and getattr(call, "price", None) is None:
+            cure = "give it price=(input, output), in dollars per million tokens"
+            raise ValueError(f"limit on cost, but {name_of(call)} has no price: {cure}")
+        return ""
+
+    def sent(self, move: Ask) -> None:
+        """Make this the present request, and count it: no free calls."""
+        if move.call is not None and move.call is not self.call:
+            self.call, self.changed, self.stuck = move.call, {}, False
+        self.changed = self.changed | move.settings
+        self.settings = effective(self.call, self.changed)
+        self.messages, self.fault = move.messages, None
+        self.attempt = Attempt(self.messages, self.settings, self.call, self.hook)
+        self.attempts.append(self.attempt)
+        self.spent.calls += 1
+
+    def charged(self, came: Any) -> tuple[str, ...]:
+        """Charge a reply or a fault; return the text to inspect, if there is one."""
+        attempt, reply = self.attempt, Reply(came) if isinstance(came, str) else came
+        attempt.seconds = time.monotonic() - attempt.began
+        if isinstance(reply, Reply):
+            self.reply = attempt.reply = reply
+            self.judged, self.seen = self.judged + 1, set()
+            same = [a for a in self.attempts if a.reply and a.reply.text == reply.text]
+            same = [a for a in same if a.call is self.call and a.hook == self.hook]
+            self.stuck = self.stuck or len(same) >= 3
+            self.spent.tries += not self.hook
+            self.bill(reply)
+        elif isinstance(came, Exception):
+            self.fault = attempt.fault = came
+            self.spent.faults += 1
+            if getattr(came, "billed", False):
+                self.bill(Reply(""))
+        else:
+            raise HookError(
+                f"call {name_of(self.call)} returned {came!r}: give a Reply"
+            )
+        self.tell("call", attempt=attempt, spent=self.spent)
+        return () if self.fault else (reply.text,)
+
+    def bill(self, reply: Reply) -> None:
+        """Add up what a reply cost; what nobody reported is estimated and told apart."""
+        spent, price, cost = self.spent, getattr(self.call, "price", None), reply.cost
+        given, taken = reply.input_tokens, reply.output_tokens
+        if given is None:
+            given = sum(len(str(m.get("content"))) for m in self.messages) // 4
+            spent.estimated += given
+        if taken is None:
+            taken = (len(reply.text) + len(reply.reasoning)) // 4
+            spent.estimated += taken
+        if cost is None and price:
+            cost = (given * price[0] + taken * price[1]) / 1e6
+        spent.input_tokens += given
+        spent.output_tokens += taken
+        spent.cost = None if cost is None or spent.cost is None else spent.cost + cost
+
+    def refused(self, text: str, error: Exception) -> None:
+        """Note the judge's complaint about a text, and keep the best so far."""
+        kind, said, parts = type(error), str(error), getattr(error, "errors", None)
+        if kind.__module__.startswith("pydantic") and parts:  # its text dumps values
+            said = "; ".join(
+                f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in parts()
+            )
+        elif kind is not Reject:
+            said = f"{kind.__name__}: {said}" if said else kind.__name__
+        said = said if len(said) <= 300 else f"{said[:200]} ... {said[-90:]}"
+        self.text, self.complaint, self.attempt.complaint = text, said, said
+        self.seen.add(text)
+        value, score = getattr(error, "value", None), getattr(error, "score", None)
+        rank = (value is not None, -math.inf if score is None else score)
+        if rank >= self.rank:
+            self.best, self.rank = text if value is None else value, rank
+
+    def speaks(self, fix: Hook, move: Any) -> bool:
+        """Tell whether a fix-up's answer is a move, and not one refused before."""
+        if isinstance(move, Use) and all(isinstance(text, str) for text in move.texts):
+            new = not self.seen.issuperset(move.texts)
+        elif isinstance(move, Ask):
+            call = move.call or self.call
+            changed = (self.changed if call is self.call else {}) | move.settings
+            request = (call, move.messages, effective(call, changed))
+            refusals = [a for a in self.attempts if a.complaint]
+            new = all((a.call, a.messages, a.settings) != request for a in refusals)
+        elif move is None or isinstance(move, Stop):
+            new = move is not None
+        else:
+            cure = "return Ask, Use (of texts), Stop, or None where it is not its case"
+            raise HookError(f"fix-up {name_of(fix)} returned {move!r}: {cure}")
+        if new:
+            self.attempt.fixes.append(name_of(fix))
+            told = {"fault": self.fault, "complaint": self.complaint}
+            self.tell("decide", fix=name_of(fix), move=move, **told)
+        return new
+
+    def ended(self, why: str, *accepted: Any) -> Result[Any]:
+        """Return the result: this value was accepted, or none was."""
+        self.spent.seconds = time.monotonic() - self.began
+        if not accepted and (last := self.fault or self.complaint):
+            why = f"{why}; at last: {last}"
+        value, best = accepted * 2 or (None, self.best)
+        result = Result(value, bool(accepted), why, best, self.attempts, self.spent)
+        self.tell("end", result=result)
+        return result
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Tell the watcher; its errors are logged, and do not touch the run."""
+        if self.watch is not None:
+            try:
+                self.watch({"event": event, "hook": self.hook, **facts})
+            except Exception:
+                import logging
+
+                logging.getLogger("loop").exception("watch failed")
+
+
+def begin(ask: Any, *hooks: Any) -> Run:
+    """Return a new run; what is wrong with its hooks is said here, unpaid."""
     if isinstance(ask, str):
         ask = [{"role": "user", "content": ask}]
     elif not (isinstance(ask, list) and ask and all("role" in m for m in ask)):
-        raise TypeError(
-            f"ask is {ask!r}: give a text or [{{'role': .., 'content': ..}}]"
-        )
-    state = State(ask, *hooks)
-    every = [state.judge, state.call, *state.fixes, *state.faults]
-    if not all(map(callable, every)):
-        wrong = next(hook for hook in every if not callable(hook))
-        raise TypeError(f"hook {wrong!r} is no function")
+        raise TypeError(f"ask is {ask!r}: give a text or [{{'role': .., ..}}]")
+    state = Run(ask, *hooks)
+    for hook in (state.judge, state.call, *state.fixes, *state.faults):
+        if not callable(hook):
+            raise TypeError(f"hook {hook!r} is no function")
     for names in ([*map(name_of, state.fixes)], [*map(name_of, state.faults)]):
         if len(set(names)) < len(names):
             raise ValueError(f"two fix-ups are named {max(names, key=names.count)!r}")
@@ -351,7 +473,7 @@ def begin(ask: Any, *hooks: Any) -> State:
     if code is not None and not code.co_flags & 0x08:  # no ** in its signature
         raise TypeError(f"call {name_of(state.call)} takes no settings: add **settings")
     state.limits = filled(state.limits)
-    tell(state, "start", task=ask, fixes=state.fixes, limits=state.limits)
+    state.tell("start", task=ask, fixes=state.fixes, limits=state.limits)
     return state
 
 
@@ -362,17 +484,15 @@ def filled(limits: Limits) -> Limits:
     return replace(Limits(tries=8, faults=8, calls=32, seconds=600.0), **given)
 
 
-def consult(state: State, hook: Hook, about: Any) -> Steps:
+def consult(state: Run, hook: Hook, about: Any) -> Steps:
     """Return what a hook answers; where it is a generator, make the calls it asks for.
 
-    Such a call is a run of its own on the same account: any reply will do, its faults
-    go through FAULTS, and when these give up, a CallError is thrown into the hook.
+    Such a call is a run of its own on the same account, and any reply will do. If it
+    fails for good, a CallError is thrown into the hook.
     """
     answer = hook(about)
-    if hasattr(answer, "__await__"):
-        return (yield hook, answer)
     if not isinstance(answer, GeneratorType):
-        return answer
+        return (yield hook, answer) if hasattr(answer, "__await__") else answer
     resume: Hook = answer.send
     value: Any = None
     while True:
@@ -383,171 +503,25 @@ def consult(state: State, hook: Hook, about: Any) -> Steps:
         resume = answer.send
         if isinstance(asked, Ask):
             aside = replace(state, call=asked.call or state.call, hook=name_of(hook))
-            aside.judge, aside.fixes, aside.judged = str, (), 0
-            aside.changed, aside.seen, aside.stuck = {}, set(), False
+            aside.judge, aside.fixes, aside.changed = str, (), {}
+            aside.limits = replace(state.limits, tries=None)
             result, value = (yield from steps(aside, asked)), aside.reply
             if not result:
                 resume, value = answer.throw, CallError(result.why)
         elif hasattr(asked, "__await__"):
-            try:
-                value = yield hook, asked
-            except Exception as error:  # noqa: BLE001
-                resume, value = answer.throw, error
+            value = yield hook, asked
         else:
             raise HookError(f"{name_of(hook)} yielded {asked!r}: a hook yields an Ask")
-
-
-def over(state: State, move: Ask) -> str:
-    """Say which limit forbids this call; "" if none does."""
-    limits, spent, call = state.limits, state.spent, move.call or state.call
-    now = spent.seconds = time.monotonic() - state.began
-    for unit, used, limit in (
-        ("tries", state.judged, limits.tries),
-        ("faults", spent.faults, limits.faults),
-        ("calls", spent.calls, limits.calls),
-        ("seconds", now, limits.seconds),
-        ("tokens", spent.input_tokens + spent.output_tokens, limits.tokens),
-        ("cost", spent.cost or 0.0, limits.cost),
-    ):
-        if limit is not None and not used < limit:  # not ">=": NaN ends a run, too
-            return f"limit reached: {used:.4g} of {limit:.4g} {unit}"
-    if limits.seconds is not None and now + move.wait > limits.seconds:
-        return (
-            f"limit: a wait of {move.wait:.0f} s, {limits.seconds - now:.0f} s are left"
-        )
-    if limits.cost is not None and getattr(call, "price", None) is None:
-        cure = "give it price=(input, output), in dollars per million tokens"
-        raise ValueError(f"limit on cost, but {name_of(call)} has no price: {cure}")
-    return ""
-
-
-def sent(state: State, move: Ask) -> None:
-    """Make this the request of the state, and count it: no free calls."""
-    if move.call is not None and move.call is not state.call:
-        state.call, state.changed, state.stuck = move.call, {}, False
-    state.changed = state.changed | move.settings
-    state.settings = effective(state.call, state.changed)
-    state.messages, state.fault = move.messages, None
-    state.attempt = Attempt(state.messages, state.settings, state.call, state.hook)
-    state.attempts.append(state.attempt)
-    state.spent.calls += 1
-
-
-def charged(state: State, came: Any) -> tuple[str, ...]:
-    """Charge a reply or a fault; return the text to inspect, if there is one."""
-    attempt, reply = state.attempt, Reply(came) if isinstance(came, str) else came
-    attempt.seconds = time.monotonic() - attempt.began
-    if isinstance(reply, Reply):
-        state.reply = attempt.reply = reply
-        state.judged, state.seen = state.judged + 1, set()
-        if state.judged >= 3:
-            same = [a for a in state.attempts if a.reply and a.reply.text == reply.text]
-            same = [a for a in same if (a.call, a.hook) == (state.call, state.hook)]
-            state.stuck = state.stuck or len(same) >= 3
-        bill(state, reply)
-    elif isinstance(came, Exception):
-        state.fault = attempt.fault = came
-        state.spent.faults += 1
-        if getattr(came, "billed", False):
-            bill(state, Reply(""))
-    else:
-        raise HookError(f"call {name_of(state.call)} returned {came!r}: give a Reply")
-    tell(state, "call", attempt=attempt, spent=state.spent)
-    return () if state.fault else (reply.text,)
-
-
-def bill(state: State, reply: Reply) -> None:
-    """Add up what a reply cost; what nobody reported is estimated, and told apart."""
-    spent, price, cost = state.spent, getattr(state.call, "price", None), reply.cost
-    given, taken = reply.input_tokens, reply.output_tokens
-    if given is None:
-        given = sum(len(str(m.get("content"))) for m in state.messages) // 4
-        spent.estimated += given
-    if taken is None:
-        taken = (len(reply.text) + len(reply.reasoning)) // 4
-        spent.estimated += taken
-    if cost is None and price is not None:
-        cost = (given * price[0] + taken * price[1]) / 1e6
-    spent.input_tokens += given
-    spent.output_tokens += taken
-    spent.cost = None if cost is None or spent.cost is None else spent.cost + cost
-
-
-def refused(state: State, text: str, error: Exception) -> None:
-    """Note the judge's complaint about a text, and keep the best so far."""
-    state.text, state.complaint = text, complaint_of(error)
-    state.attempt.complaint = state.complaint
-    state.seen.add(text)
-    value, score = getattr(error, "value", None), getattr(error, "score", None)
-    rank = (value is not None, -math.inf if score is None else score)
-    if rank >= state.rank:
-        state.best, state.rank = text if value is None else value, rank
-
-
-def complaint_of(error: Exception) -> str:
-    """Say an error as a complaint that a model can act on, of 300 characters at most."""
-    kind, said, errors = type(error), str(error), getattr(error, "errors", None)
-    if kind.__module__.startswith("pydantic") and errors:  # its own text dumps values
-        said = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors()
-        )
-    elif kind is not Reject:
-        said = f"{kind.__name__}: {said}" if said else kind.__name__
-    return said if len(said) <= 300 else f"{said[:200]} ... {said[-90:]}"
 
 
 def verdict(judge: Hook, value: Any) -> Any:
     """Return the value that a judge accepted; None and bools must come in Accept."""
     if value is None or isinstance(value, bool):
-        raise HookError(
-            f"judge {name_of(judge)} returned {value}: return the value or raise the "
-            f"complaint; a predicate: check(predicate, complaint); or Accept({value})"
+        cure = (
+            f"return a value or raise; see check(predicate, complaint), Accept({value})"
         )
+        raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
     return value.value if isinstance(value, Accept) else value
-
-
-def speaks(state: State, fix: Hook, move: Any) -> bool:
-    """Tell whether a fix-up's answer is a move, and not one that was refused before."""
-    if isinstance(move, Use) and all(isinstance(text, str) for text in move.texts):
-        new = not state.seen.issuperset(move.texts)
-    elif isinstance(move, Ask):
-        call = move.call or state.call
-        changed = (state.changed if call is state.call else {}) | move.settings
-        request = (call, move.messages, effective(call, changed))
-        refusals = [a for a in state.attempts if a.complaint]
-        new = all((a.call, a.messages, a.settings) != request for a in refusals)
-    elif move is None or isinstance(move, Stop):
-        new = move is not None
-    else:
-        cure = "return Ask, Use (of texts), Stop, or None where it is not its case"
-        raise HookError(f"fix-up {name_of(fix)} returned {move!r}: {cure}")
-    if new:
-        state.attempt.fixes.append(name_of(fix))
-        told = {"fault": state.fault, "complaint": state.complaint}
-        tell(state, "decide", fix=name_of(fix), move=move, **told)
-    return new
-
-
-def ended(state: State, why: str, *accepted: Any) -> Result[Any]:
-    """Return the result: this value was accepted, or none was."""
-    state.spent.seconds = time.monotonic() - state.began
-    if not accepted and (last := state.fault or state.complaint):
-        why = f"{why}; at last: {last}"
-    value, best = accepted * 2 or (None, state.best)
-    result = Result(value, bool(accepted), why, best, state.attempts, state.spent)
-    tell(state, "end", result=result)
-    return result
-
-
-def tell(state: State, event: str, /, **facts: Any) -> None:
-    """Tell the watcher; its errors are logged, and do not touch the run."""
-    if state.watch is not None:
-        try:
-            state.watch({"event": event, "hook": state.hook, **facts})
-        except Exception:
-            import logging
-
-            logging.getLogger("loop").exception("watch failed")
 
 
 def name_of(hook: Any) -> str:
@@ -577,8 +551,7 @@ def run(
 ) -> Result[T]:
     """Ask until the judge accepts, a special case says stop or a limit is reached.
 
-    Returns a Result, accepted or not. Raises TypeError or ValueError where a hook is
-    wrong, before anything is paid for if that can be; passes on hooks' own bugs.
+    Returns a Result, accepted or not; raises TypeError or ValueError for wrong hooks.
     """
     state = begin(ask, judge, call, fixes, faults, limits, watch, time.sleep)
     flow = steps(state, Ask(state.task))
@@ -595,10 +568,7 @@ def run(
                     HookError(f"{name_of(hook)} is async: use arun"),
                 )
     except StopIteration as end:
-        result: Result[T] = end.value
-        return result
-    finally:
-        flow.close()
+        return cast("Result[T]", end.value)
 
 
 async def arun(
@@ -625,29 +595,24 @@ async def arun(
             if hasattr(value, "__await__"):
                 try:
                     value = await value
-                except Exception as error:  # noqa: BLE001
+                except BaseException as error:  # noqa: BLE001
                     resume, value = flow.throw, error
     except StopIteration as end:
-        result: Result[T] = end.value
-        return result
-    finally:
-        flow.close()
+        return cast("Result[T]", end.value)
 
 
 def script(*replies: Reply | str | Exception) -> Hook:
-    """Return a call for tests: it gives these replies in order, and raises the errors.
-
-    What it was asked is in its `.asked`: a list of (messages, settings).
+    """Return a call for tests: it gives these replies in order, raises the errors among
+    them, and keeps in `.asked` the (messages, settings) that it was asked.
     """
     asked: list[tuple[Messages, dict[str, Any]]] = []
+    left = iter(replies)
 
     def script(messages: Messages, **settings: Any) -> Reply | str:
         asked.append((messages, settings))
-        if len(asked) > len(replies):
-            raise LookupError(
-                f"call {len(asked)} of a script of {len(replies)} replies"
-            )
-        reply = replies[len(asked) - 1]
+        reply = next(
+            left, LookupError(f"the {len(replies)} scripted replies are used up")
+        )
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -663,19 +628,17 @@ def json_with(**keys: Any) -> Hook:
     """Judge: the text is one JSON object with at least these keys; returns the object.
 
     A key is told by its type or by a tuple of the allowed values: json_with(name=str,
-    mood=("good", "bad")). The score of a refusal is the share of keys that are right.
+    mood=("good", "bad")). The score of a refusal is minus the number of wrong keys.
     """
 
     def json_with(text: str) -> dict[str, Any]:
         found = strict_json(text)
         if not isinstance(found, dict):
             raise Reject(f"expected a JSON object with the keys {', '.join(keys)}")
-        wrong = [f"{key}: missing" for key in keys if key not in found]
-        told = {key: mismatch(found[key], keys[key]) for key in keys if key in found}
-        wrong += [f"{key}: {complaint}" for key, complaint in told.items() if complaint]
+        told = {key: mismatch(found.get(key, ...), want) for key, want in keys.items()}
+        wrong = [f"{key}: {complaint}" for key, complaint in told.items() if complaint]
         if wrong:
-            score = 1 - len(wrong) / len(keys)
-            raise Reject("; ".join(wrong), value=found, score=score)
+            raise Reject("; ".join(wrong), value=found, score=-len(wrong))
         return found
 
     return json_with
@@ -703,21 +666,20 @@ def strict_json(text: str) -> Any:
         raise Reject(f"the text is not one JSON value: {error}") from None
 
 
+KINDS = {str: "a string", int: "an integer", float: "a number", bool: "a boolean"}
+
+
 def mismatch(value: Any, want: Any) -> str:
-    """Say what was expected and found where a value is not as wanted; else ""."""
+    """Say what was expected, and found, where a value is not as wanted; else ""."""
+    if value is ...:
+        return "missing"
     if isinstance(want, tuple):
         fits = json.dumps(value) in map(json.dumps, want)  # == would take 1 for true
         expected = f"one of {', '.join(map(clip, want))}"
     else:
         fits = isinstance(value, (int, float) if want is float else want)
         fits = fits and isinstance(value, bool) == (want is bool)
-        names = {
-            str: "a string",
-            int: "an integer",
-            float: "a number",
-            bool: "a boolean",
-        }
-        expected = names.get(want, f"a {want.__name__}")
+        expected = KINDS.get(want, f"a {want.__name__}")
     return "" if fits else f"expected {expected}, found {clip(value)}"
 
 
@@ -752,38 +714,31 @@ def matches(pattern: str) -> Hook:
 
 
 def grounded(source: str, *keys: str) -> Hook:
-    """Judge: every quote stands word for word in the source; returns what it was given.
+    """Judge: every quote stands word for word in the source; returns what it is given.
 
-    The quotes are what an object has at these keys (a string, or a list of them), or,
-    without keys, what stands in quotation marks in a text. Kinds of space, quotation
-    mark and character do not count. Seen in OpenContracts#2189: 0 of 6 quotes were real.
+    Quotes are what an object has at these keys, a string or a list of them; else what
+    stands in quotation marks. Kinds of space and mark do not count. Seen: 0 of 6 quotes
+    were in the documents (OpenContracts#2189).
     """
+    import unicodedata
+
+    def plain(text: str) -> str:
+        text = re.sub(
+            "[\u2018-\u201b\u2032`]", "'", unicodedata.normalize("NFKC", text)
+        )
+        return " ".join(re.sub("[\u201c-\u201f\u2033\xab\xbb]", '"', text).split())
 
     def grounded(found: Any) -> Any:
-        values = [found[key] for key in keys] if keys else plain(found).split('"')[1::2]
-        quotes = [
-            q
-            for value in values
-            for q in ([value] if isinstance(value, str) else value)
-        ]
-        if not quotes or not all(plain(quote) for quote in quotes):
-            raise Reject("there is no quote from the source")
+        there = [found[key] for key in keys] if keys else plain(found).split('"')[1::2]
+        quotes = [q for it in there for q in (it if isinstance(it, list) else [it])]
+        if not quotes or not all(map(plain, quotes)):
+            raise Reject("there is no quote from the source", value=found)
         missing = [clip(quote) for quote in quotes if plain(quote) not in plain(source)]
         if missing:
-            raise Reject(
-                f"not word for word in the source: {', '.join(missing)}", value=found
-            )
+            raise Reject(f"not in the source: {', '.join(missing)}", value=found)
         return found
 
     return grounded
-
-
-def plain(text: str) -> str:
-    """Return the text with one kind of space, quotation mark and character each."""
-    import unicodedata
-
-    text = re.sub("[\u2018-\u201b\u2032`]", "'", unicodedata.normalize("NFKC", text))
-    return " ".join(re.sub("[\u201c-\u201f\u2033\xab\xbb]", '"', text).split())
 
 
 def check(predicate: Callable[[Any], object], complaint: str) -> Hook:
@@ -820,7 +775,7 @@ def all_of(*judges: Hook) -> Hook:
 
 
 def probe(judge: Hook, ask: str | Messages) -> list[str]:
-    """Return those of "", "I don't know" and an echo of the prompt that a judge accepts.
+    """Return those of "", "I don't know" and an echo of the ask that a judge accepts.
 
     It should be none: `assert not probe(judge, ask)` in your tests. It calls no model.
     """
@@ -833,39 +788,29 @@ def probe(judge: Hook, ask: str | Messages) -> list[str]:
 
 
 def think_tags(state: State) -> Use | None:
-    """The model thought aloud in <think> tags: use what comes after the last of them.
+    """The model thought aloud: use what comes after its last </think>.
 
-    Also where the template ate the opening tag (qwen-code#6033). A tag in a JSON string
-    stays (probe#439); a tag never closed is a reply that was cut off.
+    Also where the opening tag is lost (qwen-code#6033), not in a JSON string (probe#439).
     """
     _, tag, answer = state.text.rpartition("</think>")
-    if not tag or any(tag in span for span in json_spans(state.text)):
-        return None
-    return Use(answer.strip())
+    quoted = any(tag in span for span in json_spans(state.text))
+    return Use(answer.strip()) if tag and not quoted else None
 
 
 def code_fence(state: State) -> Use | None:
-    """The answer is in a Markdown code block: use the content of each, the last first.
-
-    Seen in outrider#111 and zettelrobbe#74.
-    """
+    """The answer is in a Markdown code block: use it, the last first (outrider#111)."""
     blocks = re.findall(r"^```[^\n`]*\n(.*?)^```", state.text, re.DOTALL | re.MULTILINE)
-    return Use(*reversed(blocks)) if blocks else None
+    return Use(*reversed(blocks))
 
 
 def json_in_prose(state: State) -> Use | None:
-    """There is talk around the JSON: use each whole object or list in it, in order.
-
-    Seen in outrider#111 and promptfoo#10268.
-    """
+    """There is talk around the JSON: use each whole piece of it (promptfoo#10268)."""
     return Use(*json_spans(state.text))
 
 
 def json_slips(state: State) -> Use | None:
     """The JSON has small mistakes: a comma too many, bare keys, single or smart quotes,
-    comments, True and None, line ends in strings. Mend these, and nothing else.
-
-    All are in the json_repair README.
+    comments, True and None, line ends in strings: mend these (json_repair's README).
     """
     return Use(*(SLIP.sub(mended, span) for span in json_spans(state.text)))
 
@@ -921,98 +866,73 @@ def json_spans(text: str) -> tuple[str, ...]:
 
 
 def label_in_text(state: State) -> Use | None:
-    """There is talk around a label of one_of: use it where no other one is named.
-
-    And where nothing is denied: SmolLM2 said "is positive, but it's not entirely neutral"
-    of a neutral review. To take the first label cost 5 right answers of 14.
+    """There is talk around a label of one_of: use it if no other is named and nothing is
+    denied. In SmolLM2's "is positive, but it's not entirely neutral" the first is wrong.
     """
     text, labels = state.text, getattr(state.judge, "labels", ())
-    if not labels:
+    if not labels or re.search(r"(?i)\b(not|no|never|nor)\b|n't\b", text):
         return None
     named = [x for x in labels if re.search(rf"(?i)(?<!\w){re.escape(x)}(?!\w)", text)]
-    denied = re.search(r"(?i)\b(not|no|never|nor)\b|n't\b", text)
-    return Use(named[0]) if len(named) == 1 and not denied else None
+    return Use(named[0]) if len(named) == 1 else None
 
 
 def empty_reply(state: State) -> Ask | None:
-    """Nothing came: ask afresh. A complaint about it would only confuse the model.
-
-    Seen in python-genai#1789 (a success of 0 tokens) and LiveBench#425.
-    """
-    empty = not state.reply.text.strip() and not state.stuck
-    return afresh(state, state.task) if empty else None
+    """Nothing came: ask afresh; a complaint would only confuse (python-genai#1789)."""
+    return None if state.reply.text.strip() else afresh(state)
 
 
 def repetition_loop(state: State) -> Ask | None:
-    """The reply ends in a loop: ask afresh and warmer, and do not quote it back.
-
-    Seen in claude-code#82803: 23 of 1,471 replies, a token up to 31,974 times.
-    """
+    """The reply ends in a loop: ask afresh and warmer, unquoted (claude-code#82803)."""
     tail = state.reply.text[-400:]
     loops = (tail[period:] == tail[:-period] for period in range(1, 134))
-    if len(tail) < 200 or state.stuck or not any(loops):
+    if len(tail) < 200 or not any(loops):
         return None
     warmth = (state.settings.get("temperature") or 0.7) + 0.3
-    return afresh(state, state.task, temperature=min(warmth, 1.5))
+    return afresh(state, temperature=min(warmth, 1.5))
 
 
 def cut_by_length(state: State) -> Ask | None:
-    """The reply was cut off at max_tokens: allow it twice as many, once.
-
-    The count tells it also where the flag does not (vllm#24184). Seen in vis#162: the
-    same request four times, with the same limit.
+    """The reply was cut off at max_tokens, whatever its flag says (vis#162,
+    vllm#24184), before any JSON in it was whole: allow it twice as many, once.
     """
     for name in ("max_tokens", "max_completion_tokens"):
-        most = state.settings.get(name)
-        cut = state.reply.finish == "length" or (state.reply.output_tokens or 0) >= (
-            most or 1
-        )
-        if most and cut and name not in state.changed:
+        most, used = state.settings.get(name), state.reply.output_tokens
+        cut = state.reply.finish == "length" or (used and most and used >= most)
+        if cut and most and name not in state.changed and not json_spans(state.text):
             return Ask(state.messages, **{name: 2 * most})
     return None
 
 
 def ask_afresh(state: State) -> Ask | None:
-    """At the first refusal: the task again, with another seed and nothing else.
+    """Every other refusal, from the first: the task again, with a new seed, no more.
 
-    A small model that is shown its bad answer repeats it (78 % of re-asks with SmolLM2,
-    3 % unshown), and without the complaint, a reworded judge can still replay a tape.
+    A small model that is shown its bad answer repeats it: SmolLM2 in 78 % of re-asks,
+    unshown in 3 %. What does not quote a judge can be replayed with another one.
     """
-    return afresh(state, state.task) if state.judged == 1 and not state.stuck else None
+    return afresh(state) if state.judged % 2 else None
 
 
 def ask_with_complaint(state: State) -> Ask | None:
-    """Later on: the task again, with another seed and the last complaint as a note.
-
-    It is as long as the first request; a history grows with each retry and costs its
-    square (smolagents#2566, instructor#2056).
+    """Every other refusal: the task again, with a new seed and the complaint as a note;
+    a whole history would cost the square (smolagents#2566).
     """
-    note = f"An earlier answer was refused: {state.complaint}"
-    return None if state.stuck else afresh(state, noted(state.task, note))
+    return afresh(state, f"An earlier answer was refused: {state.complaint}")
 
 
 def with_example(text: str) -> Hook:
-    """Return a fix-up: the task again with a worked example, at most once a run.
-
-    It stands before ask_afresh: [*REPAIRS, with_example("..."), ask_afresh]. With
-    SmolLM2 it recovered 20 of 21 first refusals.
+    """Return a fix-up: ask the task again with a worked example of a right answer. Its
+    place is before ask_afresh: [*REPAIRS, with_example("..."), ask_afresh].
     """
 
     def with_example(state: State) -> Ask | None:
-        if state.stuck:
-            return None
-        return afresh(
-            state, noted(state.task, f"An example of a right answer:\n{text}")
-        )
+        return afresh(state, f"An example of a right answer:\n{text}")
 
     return with_example
 
 
 def escalate(call: Hook) -> Hook:
-    """Return a fix-up: put the task to another model, once.
-
-    It stands last, [*FIXES, escalate(big)], and speaks once the re-asks have fallen
-    silent because the first model is stuck; with the new one they speak again.
+    """Return a fix-up: put the task to another model, once. Its place is last, as in
+    [*FIXES, escalate(big)]: the re-asks above it fall silent once a model is stuck.
     """
 
     def escalate(state: State) -> Ask | None:
@@ -1023,27 +943,24 @@ def escalate(call: Hook) -> Hook:
     return escalate
 
 
-def afresh(state: State, messages: Messages, **settings: Any) -> Ask:
-    """Return the move to ask with a new seed: counted, so that a rerun asks the same."""
+def afresh(state: State, note: str = "", **settings: Any) -> Ask | None:
+    """Return the move to ask the task with a note and a new seed; None if stuck. Seeds
+    are counted, not drawn, so that a run that is repeated asks the same.
+    """
+    messages, last = state.task, state.task[-1]
+    if note and isinstance(last.get("content"), list):  # of parts: texts, images ...
+        parts = [*last["content"], {"type": "text", "text": note}]
+        messages = [*messages[:-1], {**last, "content": parts}]
+    elif note:
+        text = f"{last.get('content')}\n\n{note}"
+        messages = [*messages[:-1], {**last, "content": text}]
     seed = getattr(state.call, "settings", {}).get("seed") or 0
-    return Ask(messages, seed=seed + state.judged, **settings)
-
-
-def noted(messages: Messages, note: str) -> Messages:
-    """Return the messages with a note at the end of the last one."""
-    content = messages[-1].get("content")
-    if isinstance(content, list):  # of parts: texts, images ...
-        content = [*content, {"type": "text", "text": note}]
-    else:
-        content = f"{content}\n\n{note}"
-    return [*messages[:-1], {**messages[-1], "content": content}]
+    again = Ask(messages, seed=seed + state.judged, **settings)
+    return None if state.stuck else again
 
 
 def bad_request(state: State) -> Stop | None:
-    """The endpoint will never take this request: stop, and say what to check.
-
-    Seen retried for minutes in BAML#3224; LangGraph retries 400 and 401, too.
-    """
+    """The endpoint will never take this: stop, and say what to check (BAML#3224)."""
     status = getattr(state.fault, "status", None) or 0
     if not 300 <= status < 500 or status in (408, 409, 425, 429):
         return None
@@ -1052,18 +969,14 @@ def bad_request(state: State) -> Stop | None:
 
 
 def told_to_wait(state: State) -> Ask | None:
-    """The endpoint said how long to wait: wait so long. One too long ends the run.
-
-    Seen ignored in litellm#4387 and aider#3265.
-    """
+    """The endpoint said how long to wait: wait so long (litellm#4387, aider#3265)."""
     wait = getattr(state.fault, "wait", None)
     return later(state, wait) if wait else None
 
 
 def overloaded(state: State) -> Ask | None:
-    """408, 409, 429 or 5xx and no hint: wait, each time twice as long, and ask the same.
-
-    503 and 529 last longer: claude-code#75396 gave up after 10 retries.
+    """408, 409, 429 or 5xx, and no hint: wait, twice as long each time; longer for 503
+    and 529, for which 10 quick retries were too few (claude-code#75396).
     """
     status = getattr(state.fault, "status", None) or 0
     first = 4.0 if status in (503, 529) else 1.0
@@ -1072,9 +985,8 @@ def overloaded(state: State) -> Ask | None:
 
 
 def no_answer(state: State) -> Ask | Stop | None:
-    """The line broke, or what came was no reply: wait a little and ask the same.
-
-    If nothing ever came from there, stop at the third: nobody lives at that address.
+    """The line broke, or what came was no reply: wait a little; stop at the third fault
+    if nothing ever came: then nobody is at that address.
     """
     if state.spent.faults >= 3 and not any(a.reply for a in state.attempts):
         return Stop("nothing ever came: is the endpoint running? check base_url")
@@ -1082,27 +994,26 @@ def no_answer(state: State) -> Ask | Stop | None:
 
 
 def later(state: State, wait: float) -> Ask:
-    """Return the move to ask the same in a while: who failed together come back apart."""
+    """Return the move to ask the same after a wait, and some jitter: no herds."""
     import random
 
     return Ask(state.messages, wait=wait * (1 + random.random() / 4))
 
 
 REPAIRS = [think_tags, code_fence, json_in_prose, json_slips, label_in_text]
-FIXES += [*REPAIRS, empty_reply, repetition_loop, cut_by_length]
-FIXES += [ask_afresh, ask_with_complaint]
+RE_ASKS = [empty_reply, repetition_loop, cut_by_length, ask_afresh, ask_with_complaint]
+FIXES += [*REPAIRS, *RE_ASKS]
 FAULTS += [bad_request, told_to_wait, overloaded, no_answer]
 
 
 # 6. Calls -----------------------------------------------------------------------------
 
-OPENAI = "https://api.openai.com/v1"
 BODY_LIMIT = 32 * 2**20  # bytes; the reply of a model is not as long
 FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
 
 
-class Endpoint:
-    """An OpenAI-compatible endpoint: OpenAI, llama.cpp, Ollama, vLLM, OpenRouter ...
+class chat:  # noqa: N801
+    """A call, for `run`, of an OpenAI-compatible endpoint: one request, no retry.
 
     What is not given comes from OPENAI_MODEL, OPENAI_BASE_URL and OPENAI_API_KEY.
     price: (input, output) in dollars per million tokens. timeout: seconds for one call,
@@ -1122,19 +1033,15 @@ class Endpoint:
         client: Any = None,
         **settings: Any,
     ):
-        model = model or os.getenv("OPENAI_MODEL")
+        openai, model = "https://api.openai.com/v1", model or os.getenv("OPENAI_MODEL")
         key = (api_key or os.getenv("OPENAI_API_KEY") or "").strip()
-        url = base_url or os.getenv("OPENAI_BASE_URL") or (OPENAI if key else "")
+        url = base_url or os.getenv("OPENAI_BASE_URL") or (openai if key else "")
         if not url.startswith(("http://", "https://")):
-            cure = "give base_url, or set OPENAI_BASE_URL, as http://localhost:11434/v1"
-            raise ValueError(
-                f"no endpoint in {url!r}: {cure}; for OpenAI: OPENAI_API_KEY"
+            cure = (
+                "give base_url, or set OPENAI_BASE_URL; or OPENAI_API_KEY, for OpenAI"
             )
-        if url == OPENAI and not model:
-            raise ValueError("no model: give one, or set OPENAI_MODEL")
-        if not (
-            key.isascii() and key.isprintable()
-        ):  # httpx would show it in its error
+            raise ValueError(f"no endpoint in {url!r}: {cure}")
+        if not (key.isascii() and key.isprintable()):  # or httpx shows it in its error
             raise ValueError("the API key has characters that no HTTP header can have")
         self.url, self.key = f"{url.rstrip('/')}/chat/completions", key
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -1143,6 +1050,23 @@ class Endpoint:
         self.price, self.timeout, self.client = price, timeout, client
         self.__name__ = model or type(self).__name__
         self.library = http_library(client)
+
+    def __call__(self, messages: Messages, **changed: Any) -> Reply:
+        import asyncio
+
+        with suppress(RuntimeError):
+            if asyncio.get_running_loop():
+                raise HookError("chat would block the event loop: use achat, and arun")
+        client, body = self.client or shared_client(), bytearray()
+        began = time.monotonic()
+        try:
+            with client.stream(**self.request(messages, changed)) as response:
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    self.check(body, began)
+        except self.library.HTTPError as error:
+            raise self.fault(error) from None  # its request has the key
+        return self.read(response, body, began)
 
     def request(self, messages: Messages, changed: dict[str, Any]) -> dict[str, Any]:
         """Return what the client's `stream` needs to send these messages."""
@@ -1154,10 +1078,9 @@ class Endpoint:
 
     def check(self, body: bytearray, began: float) -> None:
         """Raise CallError where a reply trickles in too slowly, or is too large."""
-        if time.monotonic() - began > self.timeout:
-            raise self.fault(f"no whole reply in {self.timeout:.0f} s", billed=True)
-        if len(body) > BODY_LIMIT:
-            raise self.fault(f"a reply of more than {BODY_LIMIT} bytes", billed=True)
+        if time.monotonic() - began > self.timeout or len(body) > BODY_LIMIT:
+            limits = f"{self.timeout:.0f} s and {BODY_LIMIT} bytes"
+            raise self.fault(f"no whole reply within {limits}", billed=True)
 
     def fault(self, why: object, **facts: Any) -> CallError:
         """Return a CallError that says why and where, and never holds the key."""
@@ -1182,18 +1105,19 @@ class Endpoint:
         for part in dig(list, message, "content") or []:
             said = (said or "") + (dig(str, part, "text") or "")
         calls = dig(list, message, "tool_calls") or []
-        finish = FINISH.get(
+        ended = FINISH.get(
             dig(str, raw, "choices", 0, "finish_reason") or "", "unknown"
         )
-        if refusal or (calls and finish != "length"):
-            finish = "refusal" if refusal else "tools"
-        thought = dig(str, message, "reasoning_content") or dig(
-            str, message, "reasoning"
+        finish = (
+            "refusal" if refusal else "tools" if calls and ended != "length" else ended
+        )
+        thoughts = (
+            dig(str, message, key) for key in ("reasoning_content", "reasoning")
         )
         return Reply(
             text=said or refusal or "",
             finish=finish,
-            reasoning=thought or "",
+            reasoning=next(filter(None, thoughts), ""),
             tool_calls=tuple(calls),
             input_tokens=dig(int, raw, "usage", "prompt_tokens"),
             output_tokens=dig(int, raw, "usage", "completion_tokens"),
@@ -1217,31 +1141,14 @@ class Endpoint:
         return self.fault(f"{status}: {said}", status=status, code=code, wait=wait)
 
 
-class chat(Endpoint):  # noqa: N801
-    """A call, for `run`: one request, no retry; raises CallError. See Endpoint."""
+class achat(chat):  # noqa: N801
+    """A call, for `arun`: what chat is, awaited."""
 
-    def __call__(self, messages: Messages, **changed: Any) -> Reply:
-        if in_event_loop():
-            raise HookError(
-                "chat would block the running event loop: use achat and arun"
-            )
-        client, body = self.client or shared_client(), bytearray()
-        began = time.monotonic()
-        try:
-            with client.stream(**self.request(messages, changed)) as response:
-                for chunk in response.iter_bytes():
-                    body += chunk
-                    self.check(body, began)
-        except self.library.HTTPError as error:
-            raise self.fault(error) from None  # its request has the key
-        return self.read(response, body, began)
+    async def __call__(self, messages: Messages, **changed: Any) -> Reply:  # type: ignore[override]
+        import asyncio
 
-
-class achat(Endpoint):  # noqa: N801
-    """A call, for `arun`: the same as chat, awaited. See Endpoint."""
-
-    async def __call__(self, messages: Messages, **changed: Any) -> Reply:
-        client, body = self.client or await loop_client(), bytearray()
+        shared = POOLS.setdefault(asyncio.get_running_loop(), pool())
+        client, body = self.client or await anext(shared), bytearray()
         began = time.monotonic()
         try:
             async with client.stream(**self.request(messages, changed)) as response:
@@ -1264,35 +1171,23 @@ def dig(kind: type[T], data: Any, *path: Any) -> T | None:
 
 
 def wait_told(headers: Any) -> float | None:
-    """Return the seconds that a response tells to wait: in ms, in seconds or by a date."""
-    from email.utils import parsedate_to_datetime
+    """Return the seconds that a response tells to wait: in ms, seconds or by a date."""
+    from email.utils import parsedate_to_datetime as date
 
-    told, milliseconds = headers.get("retry-after"), headers.get("retry-after-ms")
+    told, thousandths = headers.get("retry-after"), headers.get("retry-after-ms")
     for parse in (
-        lambda: float(milliseconds) / 1000,
+        lambda: float(thousandths) / 1000,
         lambda: float(told),
-        lambda: parsedate_to_datetime(told).timestamp() - time.time(),
+        lambda: date(told).timestamp() - time.time(),
     ):
-        try:
-            if 0 < (seconds := parse()) < math.inf:  # 0, nan and inf have all been sent
+        with suppress(ValueError, TypeError):
+            if 0 < (seconds := float(parse())) < math.inf:  # 0 and nan have been sent
                 return seconds
-        except (ValueError, TypeError):
-            continue
     return None
 
 
-def in_event_loop() -> bool:
-    """Tell whether an asyncio event loop is running in this thread."""
-    import asyncio
-
-    try:
-        return bool(asyncio.get_running_loop())
-    except RuntimeError:
-        return False
-
-
 def http_library(client: Any = None) -> Any:
-    """Return the library of the client; else httpx, or httpx2 where only that is there."""
+    """Return the client's library; else httpx, or httpx2 where only that is there."""
     from importlib import import_module, util
 
     kinds = {kind.__module__.partition(".")[0] for kind in type(client).__mro__}
@@ -1300,43 +1195,28 @@ def http_library(client: Any = None) -> Any:
     return import_module("httpx" if found else "httpx2")
 
 
-# No proxy comes between us and this machine. Waits for a free slot of the pool would
-# count as the model's time, so there is no end of slots.
-DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+def new_client(kind: str) -> Any:
+    """Return a client with no proxy to this machine and no queue for a free slot."""
+    library = http_library()
+    direct = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+    limits = library.Limits(max_connections=None, max_keepalive_connections=32)
+    return getattr(library, kind)(mounts=direct, limits=limits)
 
 
 @lru_cache
 def shared_client() -> Any:
-    """Return the one client of this process: a new one takes 20 ms, and a handshake."""
-    import atexit
-
-    library = http_library()
-    limits = library.Limits(max_connections=None, max_keepalive_connections=32)
-    client = library.Client(mounts=DIRECT, limits=limits)
-    atexit.register(client.close)
-    return client
+    """Return the one client of this process: each further one would cost 20 ms."""
+    return new_client("Client")
 
 
-CLIENTS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+POOLS: WeakKeyDictionary[Any, AsyncGenerator[Any, None]] = WeakKeyDictionary()
 
 
-async def loop_client() -> Any:
-    """Return the one client of this event loop, closed when asyncio.run ends."""
-    import asyncio
-
-    library, loop = http_library(), asyncio.get_running_loop()
-    if loop not in CLIENTS:
-        limits = library.Limits(max_connections=None, max_keepalive_connections=32)
-        client = library.AsyncClient(mounts=DIRECT, limits=limits)
-
-        async def closing() -> AsyncGenerator[None, None]:
-            async with client:
-                yield
-
-        # asyncio.run closes, at its end, each asynchronous generator that has begun.
-        CLIENTS[loop] = client, (holder := closing())
-        await holder.__anext__()
-    return CLIENTS[loop][0]
+async def pool() -> AsyncGenerator[Any, None]:
+    """Yield the one client of an event loop; asyncio.run closes it in the end."""
+    async with new_client("AsyncClient") as client:
+        while True:
+            yield client
 
 
 # 7. The screen ------------------------------------------------------------------------
@@ -1347,19 +1227,16 @@ def show(event: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console, kind, lines = Console(stderr=True), event["event"], dict[str, str]()
-    if kind == "call":
-        attempt, spent = event["attempt"], event["spent"]
+    line, style = "", ""
+    if event["event"] == "call":
+        n, attempt = event["spent"].calls, event["attempt"]
         came = repr(attempt.reply.text) if attempt.reply else f"fault: {attempt.fault}"
-        lines = {f"{spent.calls:3} {attempt.seconds:5.1f} s  {came}": ""}
-    elif kind == "decide":
-        move, parts = event["move"], ("wait", "settings", "texts", "why")
-        told = [f"{part}={x}" for part in parts if (x := getattr(move, part, None))]
-        lines = {f"      {event['fault'] or event['complaint']}": "yellow"}
-        lines[f"      {event['fix']}: {type(move).__name__} {' '.join(told)}"] = "cyan"
-    elif kind == "end" and not event["hook"]:
-        lines = {f"    = {event['result']}": "green" if event["result"] else "red"}
-    for line, style in lines.items():
-        whole = not console.is_terminal  # in a file or a pipe, nothing is cut off
-        text = Text(visible(line), style)
-        console.print(text, soft_wrap=whole, no_wrap=True, overflow="ellipsis")
+        line = f"{n:3} {attempt.seconds:5.1f} s  {came}"
+    elif event["event"] == "decide":
+        why, told = event["fault"] or event["complaint"], vars(event["move"])
+        line = f"      {why}\n      -> {event['fix']} {told.get('settings') or ''}"
+        style = "cyan"
+    elif event["event"] == "end" and not event["hook"]:
+        line, style = f"    = {event['result']}", "green" if event["result"] else "red"
+    if line:
+        Console(stderr=True).print(Text(visible(line), style), soft_wrap=True)
