@@ -381,7 +381,7 @@ class Run(State):
         return () if self.fault else (reply.text,)
 
     def bill(self, reply: Reply) -> None:
-        """Add up what a reply cost; what nobody reported is estimated and told apart."""
+        """Add up what a reply cost; what nobody reported is estimated."""
         spent, price, cost = self.spent, getattr(self.call, "price", None), reply.cost
         given, taken = reply.input_tokens, reply.output_tokens
         if given is None:
@@ -717,8 +717,8 @@ def grounded(source: str, *keys: str) -> Hook:
     """Judge: every quote stands word for word in the source; returns what it is given.
 
     Quotes are what an object has at these keys, a string or a list of them; else what
-    stands in quotation marks. Kinds of space and mark do not count. Seen: 0 of 6 quotes
-    were in the documents (OpenContracts#2189).
+    stands in quotation marks. The kind of space or mark does not count. Seen: 0 of 6
+    quotes were in the documents (OpenContracts#2189).
     """
     import unicodedata
 
@@ -866,8 +866,8 @@ def json_spans(text: str) -> tuple[str, ...]:
 
 
 def label_in_text(state: State) -> Use | None:
-    """There is talk around a label of one_of: use it if no other is named and nothing is
-    denied. In SmolLM2's "is positive, but it's not entirely neutral" the first is wrong.
+    """There is talk around a label of one_of: use it if no other is named and nothing
+    denied. In SmolLM2's "is positive, but it's not entirely neutral" the first was wrong.
     """
     text, labels = state.text, getattr(state.judge, "labels", ())
     if not labels or re.search(r"(?i)\b(not|no|never|nor)\b|n't\b", text):
@@ -883,9 +883,14 @@ def empty_reply(state: State) -> Ask | None:
 
 def repetition_loop(state: State) -> Ask | None:
     """The reply ends in a loop: ask afresh and warmer, unquoted (claude-code#82803)."""
-    tail = state.reply.text[-400:]
-    loops = (tail[period:] == tail[:-period] for period in range(1, 134))
-    if len(tail) < 200 or not any(loops):
+    text = (
+        state.reply.text
+    )  # a loop: 3 or more copies of a unit, 200 or more characters
+    units = [
+        n for n in range(1, min(128, len(text) // 3) + 1) if text[-n - 1] == text[-1]
+    ]
+    tails = ((text[-max(200, 3 * n) :], n) for n in units if len(text) >= 200)
+    if not any(tail[n:] == tail[:-n] for tail, n in tails):
         return None
     warmth = (state.settings.get("temperature") or 0.7) + 0.3
     return afresh(state, temperature=min(warmth, 1.5))
@@ -1088,8 +1093,8 @@ class chat:  # noqa: N801
             unsent = (self.library.ConnectError, self.library.ConnectTimeout)
             facts["billed"] = not isinstance(why, unsent)
             why = f"{type(why).__name__} {why}"
-        told = f"{why} ({self.url})"
-        return CallError(told.replace(self.key, "(key)") if self.key else told, **facts)
+        told, secret = f"{why} ({self.url})", len(self.key) >= 8
+        return CallError(told.replace(self.key, "(key)") if secret else told, **facts)
 
     def read(self, response: Any, body: bytearray, began: float) -> Reply:
         """Return the reply in a response, or raise CallError where there is none."""

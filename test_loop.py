@@ -20,14 +20,21 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
-import inspect
+import http.server
 import json
 import math
 import re
+import select
+import shutil
 import subprocess
 import sys
+import threading
 import time
+import traceback
+from contextlib import suppress
+from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 
@@ -804,3 +811,698 @@ def test_probe_names_the_texts_that_a_judge_should_refuse():
     assert (
         loop.probe(costly, ask) == []
     )  # it cannot tell without a call, and makes none
+
+
+# 5. Fix-ups ---------------------------------------------------------------------------
+
+
+def repaired(judge, text, **options):
+    """The value that free repairs make of one reply, and the fix-ups that made it."""
+    call = loop.script(loop.Reply(text, **options))
+    result = loop.run("?", judge, call=call, fixes=loop.REPAIRS)
+    return result.value, result.attempts[0].fixes
+
+
+def test_think_tags():
+    judge = loop.one_of("yes", "no")
+    for text in ("<think>It could be no.</think>\nyes", "so it is, not no</think> yes"):
+        assert repaired(judge, text) == ("yes", ["think_tags"])
+    assert repaired(judge, "<think>it never ends, no")[1] == []
+    note = (
+        '{"note": "close it with </think>"}'  # the tag in a string is text: probe#439
+    )
+    value, fixes = repaired(loop.json_with(note=str), f"Sure: {note}")
+    assert value == json.loads(note) and fixes == ["json_in_prose"]
+
+
+def test_code_fence():
+    text = "Try:\n```python\nx = 1\n```\nor better\n```\nx = 2\n```\n"
+    judge = loop.check(lambda text: text.startswith("x"), "give only code")
+    assert repaired(judge, text) == ("x = 2\n", ["code_fence"])
+
+
+PERSON_KEYS = {"name": str, "age": int}
+
+
+@pytest.mark.parametrize(
+    "text",  # replies of SmolLM2-135M, but for the last three
+    [
+        'JSON:\n{\n  "name": "Ada",\n  "age": 36\n}',
+        'JSON:\n```json\n{\n  "name": "Ada",\n  "age": 36\n}\n```\n\nThis JSON is a JSON-form',
+        '{"name": "Ada", "age": 36}\n\nYour answer should be JSON with keys name (string).',
+        '{\n  "name": "Ada",\n  "age": 36\n}\n}\n```\n',
+        'This JSON is: `{\n  "name": "Ada",\n  "age": 36\n}`\n\nSo the answer is: "Ada"',
+        'JSON: [JSON 1] \nJSON 2: {"name": "Ada", "age": 36}',
+        'Use {name} like this: {"name": "Ada", "age": 36}',
+        'As in [1], {"x": "}"} is wrong: {"name": "Ada", "age": 36}',
+        'Here [see "the note below] it is: {"name": "Ada", "age": 36}',
+    ],
+)
+def test_json_in_prose(text):
+    value, fixes = repaired(loop.json_with(**PERSON_KEYS), text)
+    assert value == {"name": "Ada", "age": 36}
+    assert fixes[-1] in ("json_in_prose", "code_fence")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{\n    "name": "Ada",\n    "age": 36,\n}', {"name": "Ada", "age": 36}),
+        ('JSON with keys:\n{"name": "Ada", "age": 36,\n}', {"name": "Ada", "age": 36}),
+        ('Ada: JSON: {name: "Ada", age: 36}', {"name": "Ada", "age": 36}),
+        ("{'name': 'Ada', 'age': 36}", {"name": "Ada", "age": 36}),
+        ("{'name': 'it\\'s \"Ada\"', 'age': 36}", {"name": 'it\'s "Ada"', "age": 36}),
+        ("{“name”: “Ada”, “age”: 36}", {"name": "Ada", "age": 36}),
+        ('{"name": "A//B, {C},]", // me\n"age": 36 /* now */}', {"name": "A//B, {C},]",
+         "age": 36}),
+        ('{"name": "two\nlines", "age": 36}', {"name": "two\nlines", "age": 36}),
+        ('{"name": "Ada", "age": 36, "x": [True, None, False,]}', {"name": "Ada",
+         "age": 36, "x": [True, None, False]}),
+        ('{"name": "True, None: \'x\'", "age": 36,}', {"name": "True, None: 'x'",
+         "age": 36}),
+    ],
+)  # fmt: skip
+def test_json_slips(text, value):
+    found, fixes = repaired(loop.json_with(**PERSON_KEYS), text)
+    assert found == value and fixes[-1] == "json_slips"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Ada", "age": 36',
+        '{"name": "Ada", "age": 3',
+        '{"people": [{"name": "Ada", "age": 36}, {"name": "Eve", "ag',
+        '[{"name": "Ada", "age": 36}, {"name": "Eve',
+        '{"name": "The_Nurse", "age": 36, "date": {"name": "Ada", "age": 36}',
+        "{people: [{'name': 'Ada', 'age': 36}, {",
+        '{"text": "it said {\\"name\\": \\"Ada\\", \\"age\\": 36}',
+    ],
+)
+def test_nothing_is_taken_out_of_json_that_is_cut_off(text):
+    assert repaired(loop.json_with(**PERSON_KEYS), text) == (None, [])
+
+
+def test_json_that_was_whole_before_the_cut_is_taken():
+    text = f'{PERSON}\n\nIn this example, the structure is:\n\n{{\n  "name": "The Nurse'
+    found, fixes = repaired(loop.json_with(**PERSON_KEYS), text, finish="length")
+    assert found == {"name": "Ada", "age": 36} and fixes == ["json_in_prose"]
+
+
+def test_json_spans_take_time_linear_in_the_text():
+    for unit in (
+        "[",
+        '{"',
+        "{'",
+        "```",
+        "<think>",
+        "{a:",
+        '[{"a":',
+        "}",
+        '"',
+        "'",
+        "\\",
+    ):
+        began = time.perf_counter()
+        assert repaired(loop.json_with(a=int), unit * (300_000 // len(unit)))[0] is None
+        assert time.perf_counter() - began < 20  # squares of this take hours
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("The sentiment is **positive**.", "positive"),
+        ("Label: Negative", "negative"),
+        (
+            "The review is positive, but it's not entirely neutral. The reviewer mentions",
+            None,
+        ),
+        ("Positive: positive\nNegative: negative", None),
+        ("It isn't negative.", None),
+        ("The battery died.", None),
+        ("positively", None),
+    ],
+)
+def test_label_in_text(text, label):
+    judge = loop.one_of("positive", "negative", "neutral")
+    assert repaired(judge, text)[0] == label
+    assert repaired(loop.all_of(judge, loop.check(bool, "x")), text)[0] == label
+
+
+def sent_after(replies, judge=int, **settings):
+    """The settings of each request after the first, with the default list."""
+    call = loop.script(*replies)
+    call.settings.update(settings)
+    loop.run("n?", judge, call=call, limits=loop.Limits(tries=len(replies)))
+    return [sent for _, sent in call.asked[1:]], [
+        m[0]["content"] for m, _ in call.asked[1:]
+    ]
+
+
+def test_ask_afresh_then_ask_with_complaint(go):
+    call = loop.script("a", "b", "c", "d", "5")
+    call.settings["seed"] = 40
+    result = go("n?", int, call=call)
+    assert result.value == 5
+    assert [a.fixes for a in result.attempts] == [
+        ["ask_afresh"], ["ask_with_complaint"], ["ask_afresh"], ["ask_with_complaint"], [],
+    ]  # fmt: skip
+    asked = [(m[0]["content"], s) for m, s in call.asked]
+    note = "n?\n\nAn earlier answer was refused: ValueError: invalid literal for int() with "
+    assert asked == [
+        ("n?", {}),
+        ("n?", {"seed": 41}),
+        (f"{note}base 10: 'b'", {"seed": 42}),
+        ("n?", {"seed": 43}),
+        (f"{note}base 10: 'd'", {"seed": 44}),
+    ]
+
+
+def test_re_ask_has_the_size_of_the_first_request():
+    limits = loop.Limits(tries=20)
+    result = loop.run(
+        "n?", int, call=loop.script(*map(chr, range(97, 117))), limits=limits
+    )
+    assert len(result.attempts) == 20
+    assert max(len(str(a.messages)) for a in result.attempts) < 200
+
+
+def test_note_goes_to_the_last_message_and_keeps_its_parts():
+    image = {"type": "image_url", "image_url": {"url": "data:,"}}
+    ask = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": [{"type": "text", "text": "n?"}, image]},
+    ]
+    call = loop.script("a", "b", "1")
+    assert loop.run(ask, int, call=call)
+    system, user = call.asked[2][0]
+    assert system == ask[0] and user["content"][:2] == ask[1]["content"]
+    assert user["content"][2]["text"].startswith("An earlier answer was refused")
+
+
+def test_empty_reply():
+    for empty in ("", " \n"):
+        settings, asks = sent_after(["x", empty, "1"])
+        assert asks == ["n?", "n?"] and settings == [{"seed": 1}, {"seed": 2}]
+
+
+@pytest.mark.parametrize("unit", ["gr", "the end. ", "{'a': {", "\n", "a" * 120 + "b"])
+def test_repetition_loop(unit):
+    text = "Sure! " + (unit * 300)[:2000]
+    settings, _ = sent_after([text, "1"], temperature=0.2)
+    assert settings == [{"seed": 1, "temperature": 0.5}]
+
+
+def test_text_without_a_loop_is_no_repetition_loop():
+    text = " ".join(str(n * n) for n in range(200))
+    assert sent_after([text, "1"])[0] == [{"seed": 1}]
+
+
+def test_cut_by_length():
+    cut = loop.Reply('{"name": "Ad', finish="length")
+    for name in ("max_tokens", "max_completion_tokens"):
+        settings, _ = sent_after([cut, cut, "1"], **{name: 64})
+        assert settings == [{name: 128}, {name: 128, "seed": 2}]  # once
+    unflagged = loop.Reply("12 and", finish="stop", output_tokens=64)  # vllm#24184
+    assert sent_after([unflagged, "1"], max_tokens=64)[0] == [{"max_tokens": 128}]
+    assert sent_after([cut, "1"])[0] == [{"seed": 1}]  # the limit is not ours
+    whole = loop.Reply('{"a": 1} and more', finish="length")  # the cut did no harm
+    assert sent_after([whole, "1"], max_tokens=64)[0] == [{"seed": 1}]
+
+
+def test_re_asks_fall_silent_once_stuck_and_the_ladder_below_speaks(go):
+    small, big = loop.script("x", "x", "x"), loop.script("y", "7")
+
+    def person(state):
+        return loop.Stop("ask a person")
+
+    fixes = [*loop.FIXES, loop.escalate(big), person]
+    result = go("n?", int, call=small, fixes=fixes)
+    assert result.value == 7  # of the bigger model they ask again
+    assert [a.fixes[-1:] for a in result.attempts] == [
+        ["ask_afresh"], ["ask_with_complaint"], ["escalate_to_script"],
+        ["ask_with_complaint"], [],
+    ]  # fmt: skip
+    big = loop.script("y", "y", "y")
+    fixes = [*loop.FIXES, loop.escalate(big), person]
+    result = go("n?", int, call=loop.script("x", "x", "x"), fixes=fixes)
+    assert result.why.startswith("ask a person")
+
+
+def test_with_example(go):
+    example = loop.with_example("Bo is 7. -> 7")
+    call = loop.script("x", "1")
+    result = go("n?", int, call=call, fixes=[*loop.REPAIRS, example, loop.ask_afresh])
+    assert result.value == 1 and result.attempts[0].fixes == ["with_example"]
+    told = "n?\n\nAn example of a right answer:\nBo is 7. -> 7"
+    assert call.asked[1] == ([{"role": "user", "content": told}], {"seed": 1})
+
+
+def faulted(*faults):
+    """Drive a run by hand through these faults: its waits, and how it ended."""
+    sleeps = []
+    call = canned(*faults, "1")
+    result = drive(start("n?", int, call, faults=loop.FAULTS), sleeps=sleeps)
+    return sleeps, result
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422, 307])
+def test_bad_request(status):
+    sleeps, result = faulted(loop.CallError("no such model", status=status))
+    assert sleeps == [] and result.spent.calls == 1
+    assert result.why.startswith("refused for good: check ") and "no such" in result.why
+
+
+def test_told_to_wait():
+    sleeps, result = faulted(loop.CallError("busy", status=429, wait=90.0))
+    assert result.value == 1 and 90 <= sleeps[0] <= 90 * 1.25
+
+
+@pytest.mark.parametrize(
+    ("status", "first"), [(408, 1), (409, 1), (429, 1), (500, 1), (503, 4), (529, 4)]
+)
+def test_overloaded(status, first):
+    sleeps, result = faulted(*[loop.CallError("busy", status=status)] * 3)
+    assert result.value == 1
+    for wait, least in zip(sleeps, [first, 2 * first, 4 * first], strict=True):
+        assert least <= wait <= least * 1.25
+
+
+def test_no_answer():
+    sleeps, result = faulted(ConnectionResetError("reset"), loop.CallError("html"))
+    assert result.value == 1 and 0.5 <= sleeps[0] <= 0.625 and 1 <= sleeps[1] <= 1.25
+    sleeps, result = faulted(*[ConnectionRefusedError("refused")] * 3)
+    assert len(sleeps) == 2 and result.why.startswith("nothing ever came")
+
+
+# 6. Calls -----------------------------------------------------------------------------
+
+
+class Served:
+    """A real HTTP server on loopback: it gives what it is told to, and counts."""
+
+    def __init__(self):
+        self.plan, self.seen, self.ports = [], [], set()
+        served = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                served.seen.append((self.path, dict(self.headers), json.loads(body)))
+                served.ports.add(self.client_address[1])
+                status, headers, body = served.plan.pop(0)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                if callable(body):  # it writes, or breaks off, as it likes
+                    self.end_headers()
+                    self.close_connection = True
+                    return body(self)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,)).start()
+
+    def will(self, body, status=200, **headers):
+        """Plan an answer; a str is the content of a good one, a dict is sent as JSON."""
+        if isinstance(body, str):
+            message = {"role": "assistant", "content": body}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            body = {"id": "r1", "model": "m1", "choices": [choice]}
+            body["usage"] = {"prompt_tokens": 7, "completion_tokens": 3}
+        if isinstance(body, dict):
+            body = json.dumps(body).encode()
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.plan.append((status, headers, body))
+        return self
+
+
+@pytest.fixture
+def served():
+    it = Served()
+    yield it
+    it.server.shutdown()
+    it.server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    """The machine's own endpoint, key and proxies must not be met in a test."""
+    names = (
+        "OPENAI_BASE_URL OPENAI_API_KEY OPENAI_MODEL HTTP_PROXY HTTPS_PROXY ALL_PROXY"
+    )
+    for name in names.split():
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture(params=["chat", "achat", "chat-httpx2", "achat-httpx2"])
+def post(request, served):
+    """One bare call: post(ask, settings of chat ...) -> Reply, in all four ways."""
+    kind, _, library = request.param.partition("-")
+    module = pytest.importorskip(library or "httpx")
+
+    def post(ask="hi", changed=None, **options):
+        options = {"model": "m", "base_url": served.url} | options
+        messages = [{"role": "user", "content": ask}]
+        if kind == "chat":
+            with module.Client() as client:
+                if library:
+                    options["client"] = client
+                return loop.chat(**options)(messages, **(changed or {}))
+
+        async def main():
+            async with module.AsyncClient() as client:
+                if library:
+                    options["client"] = client
+                return await loop.achat(**options)(messages, **(changed or {}))
+
+        return asyncio.run(main())
+
+    return post
+
+
+def test_chat_sends_one_request_and_reads_the_reply(served, post):
+    served.will("hello")
+    reply = post(
+        "hi", {"seed": 1, "top_p": None}, api_key="k1 ", top_p=0.5, max_tokens=9
+    )
+    assert (reply.text, reply.finish, reply.model, reply.id) == (
+        "hello",
+        "stop",
+        "m1",
+        "r1",
+    )
+    assert (reply.input_tokens, reply.output_tokens) == (7, 3)
+    assert (
+        reply.seconds > 0 and reply.raw["choices"][0]["message"]["content"] == "hello"
+    )
+    path, headers, body = served.seen[0]
+    assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer k1"
+    messages = [{"role": "user", "content": "hi"}]
+    assert body == {"model": "m", "max_tokens": 9, "seed": 1, "messages": messages}
+
+
+def envelope(message, finish="stop", **rest):
+    return {"choices": [{"message": message, "finish_reason": finish}], **rest}
+
+
+@pytest.mark.parametrize(
+    ("body", "facts"),
+    [
+        (envelope({"content": None}, "length"), {"text": "", "finish": "length"}),
+        (envelope({"content": "x"}, None), {"finish": "unknown", "input_tokens": None}),
+        (envelope({"content": "x"}, "eos_token"), {"finish": "unknown"}),
+        (envelope({"content": "x"}, "content_filter"), {"finish": "refusal"}),
+        (envelope({"content": None, "refusal": "I can't"}), {"text": "I can't",
+         "finish": "refusal"}),
+        (envelope({"content": [{"type": "text", "text": "a"}, {"text": "b"}]}),
+         {"text": "ab"}),
+        (envelope({"content": "", "tool_calls": [{"id": 1}]}), {"finish": "tools",
+         "tool_calls": ({"id": 1},)}),
+        (envelope({"content": "", "tool_calls": [{"id": 1}]}, "length"),
+         {"finish": "length"}),
+        (envelope({"content": "", "tool_calls": []}, "tool_calls"), {"finish": "unknown"}),
+        (envelope({"content": "", "reasoning_content": "hm"}), {"reasoning": "hm"}),
+        (envelope({"content": "", "reasoning": "hm"}), {"reasoning": "hm"}),
+        (envelope({"content": "x"}, usage=None), {"output_tokens": None}),
+        (envelope({"content": "x"}, usage={"completion_tokens": "many", "cost": 0.25}),
+         {"output_tokens": None, "cost": 0.25}),
+    ],
+)  # fmt: skip
+def test_chat_normalises_what_comes(served, body, facts):
+    served.will(body)
+    reply = loop.chat(base_url=served.url)([{"role": "user", "content": "hi"}])
+    assert {name: getattr(reply, name) for name in facts} == facts
+
+
+HTML = b"<html><head><title>502 Bad Gateway</title></head></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "facts", "told"),
+    [
+        (200, HTML, {"status": 200}, "check base_url:  <html><head>"),
+        (200, b"", {"status": 200}, "an empty body"),
+        (200, b"[" * 50_000, {"status": 200}, r"\[\[\["),
+        (200, {"choices": []}, {"status": 200}, "choices"),
+        (200, {"choices": None, "error": {"code": 429, "message": "Provider busy"}},
+         {"status": 429, "code": ""}, "429: Provider busy"),
+        (200, {"choices": "x", "error": "odd"}, {"status": 200}, "odd"),
+        (401, {"error": {"message": "Incorrect API key", "code": "invalid_api_key"}},
+         {"status": 401, "code": "invalid_api_key"}, "401: Incorrect API key"),
+        (404, HTML, {"status": 404}, "404: check base_url"),
+        (400, {"error": {"type": "bad", "message": None}}, {"code": "bad"}, "400: .'error"),
+        (500, b"oops", {"status": 500, "billed": False}, "500: oops"),
+        (500, b"\xff\xfe", {"status": 500}, "500: "),
+    ],
+)  # fmt: skip
+def test_chat_says_why_there_is_no_reply(served, post, status, body, facts, told):
+    told = told.replace(".'error", '{"error')
+    served.will(body, status)
+    with pytest.raises(loop.CallError, match=told) as caught:
+        post()
+    assert {name: getattr(caught.value, name) for name in facts} == facts
+    assert served.url in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_chat_reads_a_body_with_a_byte_order_mark_and_leading_space(served):
+    body = json.dumps(envelope({"content": "x"})).encode()
+    served.will(b"\xef\xbb\xbf\n \n" + body, Content_Type="text/html")
+    assert loop.chat(base_url=served.url)([]).text == "x"
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"Retry_After_ms": "1500", "Retry_After": "9"}, 1.5, 1.5),
+        ({"Retry_After": "2.5"}, 2.5, 2.5),
+        ({"Retry_After_ms": "junk", "Retry_After": "3"}, 3, 3),
+        ({"Retry_After": formatdate(time.time() + 3600, usegmt=True)}, 3500, 3600),
+        *[
+            ({"Retry_After": x}, None, None)
+            for x in ("0", "-1", "nan", "inf", "soon", "")
+        ],
+        ({"Retry_After": "Wed, 21 Oct 2015 07:28:00 GMT"}, None, None),
+    ],
+)
+def test_chat_reads_how_long_to_wait(served, headers, least, most):
+    served.will({"error": {"message": "busy"}}, 429, **headers)
+    with pytest.raises(loop.CallError) as caught:
+        loop.chat(base_url=served.url)([])
+    wait = caught.value.wait
+    assert wait is None if least is None else least <= wait <= most
+
+
+def test_chat_does_not_follow_redirects(served, post):
+    served.will(b"", 307, Location="http://127.0.0.1:9/steal")
+    with pytest.raises(
+        loop.CallError, match="307: check base_url: http://127.0.0.1:9/steal"
+    ):
+        post(api_key="k")
+
+
+def test_chat_ends_a_reply_that_trickles(served, post):
+    def trickle(handler):
+        with suppress(OSError):  # until the other side hangs up
+            while True:
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+
+    served.will(trickle)
+    with pytest.raises(loop.CallError, match="no whole reply within 0 s") as caught:
+        post(timeout=0.3)
+    assert caught.value.billed
+
+
+def test_chat_ends_a_reply_that_is_too_large(served, monkeypatch):
+    monkeypatch.setattr(loop, "BODY_LIMIT", 1000)
+    served.will("x" * 2000)
+    with pytest.raises(loop.CallError, match="120 s and 1000 bytes"):
+        loop.chat(base_url=served.url)([])
+
+
+def test_chat_tells_a_silent_server_and_a_broken_line(served, post):
+    served.will(lambda handler: select.select([handler.connection], [], [], 5))
+    with pytest.raises(loop.CallError, match="ReadTimeout") as caught:
+        post(timeout=0.2)
+    assert caught.value.billed
+    served.will(lambda handler: handler.wfile.write(b'{"choices'), Content_Length="99")
+    with pytest.raises(loop.CallError, match="RemoteProtocolError") as caught:
+        post()
+    assert caught.value.billed
+
+
+def test_chat_tells_an_endpoint_that_cannot_be_reached(served, post):
+    with pytest.raises(loop.CallError, match="ConnectError.*127.0.0.1:1/") as caught:
+        post(base_url="http://127.0.0.1:1/")
+    assert not caught.value.billed
+
+
+def test_unreachable_endpoint_ends_a_run_with_what_to_check():
+    call = loop.chat(base_url="http://127.0.0.1:1/v1")
+    result = drive(start("?", int, call, loop.FIXES, loop.FAULTS))
+    assert result.spent.calls == 3 and "check base_url" in result.why
+
+
+def test_unknown_model_ends_a_run_with_what_to_check(served):
+    told = "The model `nope` does not exist"
+    served.will({"error": {"message": told, "code": "model_not_found"}}, 404)
+    call = loop.chat("nope", served.url)
+    result = loop.run("?", int, call=call)
+    assert result.spent.calls == 1 and told in result.why
+    assert result.why.startswith(
+        "refused for good: check the model's name, and base_url"
+    )
+
+
+def test_chat_needs_an_endpoint_and_takes_it_from_the_environment(served, monkeypatch):
+    with pytest.raises(
+        ValueError, match="no endpoint in '': give base_url, or set OPENAI_BAS"
+    ):
+        loop.chat()
+    with pytest.raises(ValueError, match="no endpoint in 'localhost:80'"):
+        loop.chat(base_url="localhost:80")
+    monkeypatch.setenv("OPENAI_API_KEY", "k2")
+    assert loop.chat("m").url == "https://api.openai.com/v1/chat/completions"
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{served.url}/")
+    monkeypatch.setenv("OPENAI_MODEL", "m2")
+    served.will("x")
+    assert loop.chat()([]).text == "x"
+    path, headers, body = served.seen[0]
+    assert path == "/v1/chat/completions" and body["model"] == "m2"
+    assert headers["Authorization"] == "Bearer k2"
+
+
+def test_chat_inside_a_running_event_loop_names_achat(served):
+    async def main():
+        return await loop.arun("?", int, call=loop.chat(base_url=served.url))
+
+    with pytest.raises(TypeError, match="use achat, and arun"):
+        asyncio.run(main())
+    assert served.seen == []
+
+
+def forget_client():
+    loop.shared_client().close()
+    loop.shared_client.cache_clear()
+
+
+@pytest.mark.parametrize("proxy", ["HTTP_PROXY", "ALL_PROXY"])
+def test_no_proxy_comes_between_us_and_this_machine(served, monkeypatch, proxy):
+    monkeypatch.setenv(proxy, "http://127.0.0.1:1")
+    forget_client()
+    served.will("x")
+    assert loop.chat(base_url=served.url)([]).text == "x"
+    served.will("y")
+    call = loop.achat(base_url=served.url)
+    assert asyncio.run(loop.arun("?", str, call=call)).value == "y"
+    forget_client()
+
+
+def test_chat_uses_one_pooled_client(served):
+    for _ in range(3):  # three calls of three objects
+        served.will("x")
+        assert loop.chat(base_url=served.url)([]).text == "x"
+    assert len(served.ports) == 1  # one connection for all
+
+
+def test_achat_shares_a_client_within_a_loop_and_closes_it_with_the_loop(served):
+    clients = []
+
+    async def main():
+        for _ in range(2):
+            call = loop.achat(base_url=served.url)
+            served.will("x")
+            assert (await loop.arun("?", str, call=call)).value == "x"
+            clients.append(await anext(loop.POOLS[asyncio.get_running_loop()]))
+
+    asyncio.run(main())
+    asyncio.run(main())
+    assert clients[0] is clients[1] and clients[2] is clients[3]
+    assert clients[0] is not clients[2] and all(client.is_closed for client in clients)
+
+
+KEY = "sk-canary-0123456789"
+
+
+def test_the_key_is_in_no_error_and_no_report(served, post):
+    echo = {"error": {"message": f"Incorrect API key: Bearer {KEY}"}}
+    for status in (200, 401, 500):
+        served.will(echo, status)
+        with pytest.raises(loop.CallError) as caught:
+            post(api_key=KEY)
+        text = "".join(traceback.format_exception(caught.value))
+        assert KEY not in text and "(key)" in str(caught.value)
+    call = loop.chat("m", served.url, KEY)
+    assert KEY not in repr(call) and KEY not in json.dumps(call.settings)
+    result = loop.run("?", str, call=call, limits=loop.Limits(calls=0))
+    assert KEY not in repr(result)
+    for bad in ("sk-canary\nx", "sk-canary-é"):
+        with pytest.raises(
+            ValueError, match="characters that no HTTP header"
+        ) as caught:
+            loop.chat("m", served.url, bad)
+        assert "canary" not in str(caught.value)
+
+
+def test_only_httpx2_serves_too(tmp_path, served):
+    pytest.importorskip("httpx2")
+    served.will("x")
+    code = f"""
+import sys; sys.modules["httpx"] = None; sys.path.insert(0, {str(HERE)!r})
+from importlib import util; find = util.find_spec
+util.find_spec = lambda name: None if name == "httpx" else find(name)
+import loop; print(loop.chat(base_url={served.url!r})([]).text, "httpx2" in sys.modules)
+"""
+    assert python("-c", code) == "x True\n"
+
+
+def python(*arguments, **options):
+    """What a fresh Python prints."""
+    options = {"check": True, "text": True, "stdout": subprocess.PIPE} | options
+    return subprocess.run([sys.executable, *arguments], **options).stdout
+
+
+def test_a_whole_run_over_http(served, go):
+    served.will({"error": {"message": "busy"}}, 429, Retry_After="0.001")
+    served.will("Sure:\n```json\n{'name': 'Ada', 'age': 36,}\n```")
+    kind = loop.chat if go is loop.run else loop.achat
+    call = kind("m", served.url, price=(1.0, 2.0))
+    result = go(
+        "Name and age: Ada is 36.", loop.json_with(name=str, age=int), call=call
+    )
+    assert result.value == {"name": "Ada", "age": 36}
+    assert (result.spent.calls, result.spent.faults, result.spent.tokens) == (2, 1, 10)
+    assert result.spent.cost == pytest.approx(13e-6) and result.spent.estimated == 0
+
+
+# 7. The screen ------------------------------------------------------------------------
+
+
+def test_show_tells_a_run_line_by_line(go, capsys):
+    call = loop.script(
+        loop.CallError("busy", status=500, wait=1e-9), "x\x1b[2J[/red]", "5"
+    )
+    assert go("n?", int, call=call, watch=loop.show).value == 5
+    out, err = capsys.readouterr()
+    assert out == "" and err.isascii() and "\x1b" not in err
+    lines = [re.sub(r"\d\.\d s", "_ s", line).strip() for line in err.splitlines()]
+    assert lines == [
+        "1   _ s  fault: busy",
+        "busy",
+        "-> told_to_wait",
+        "2   _ s  'x\\x1b[2J[/red]'",
+        "ValueError: invalid literal for int() with base 10: 'x\\x1b[2J[/red]'",
+        "-> ask_afresh {'seed': 1}",
+        "3   _ s  '5'",
+        "= accepted (3 calls, 2 tokens, _ s)",
+    ]
