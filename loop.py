@@ -26,8 +26,8 @@ Each hook (call, judge, fix-up) is a plain function that you write or copy. One 
 needs a model is a generator: `reply = yield Ask(messages, call=other)`. Any may be
 `async`: then write `await arun(...)`, and `achat` for `chat`; all else stays the same.
 
-Not here: prompt templates, agents, vector stores, schemas, plug-ins, config, servers.
-Durable timers, queues and clusters belong to the engines that are made for them.
+Not here: prompt templates, agents, vector stores, schemas, plug-ins, config, servers;
+durable timers, queues and clusters, which belong to the engines made for them.
 
 Each section uses only those above it: cut the file at any heading, and the rest works.
 
@@ -215,8 +215,8 @@ class Result(Generic[T]):
         return self.accepted
 
     def __str__(self) -> str:
-        it = self.spent
-        return f"{self.why} ({it.calls} calls, {it.tokens} tokens, {it.seconds:.1f} s)"
+        used = f"{self.spent.calls} calls, {self.spent.tokens} tokens"
+        return f"{self.why} ({used}, {self.spent.seconds:.1f} s)"
 
     def unwrap(self) -> T:
         """Return the accepted value, or raise GaveUp."""
@@ -254,8 +254,6 @@ class State:
 
 def visible(text: str) -> str:
     """Return hostile text safe to show: what acts on a terminal or hides is escaped."""
-    if text.isprintable():
-        return text
     kept = "\n\t\u200c\u200d"  # the joiners are in emoji, and in Persian
     return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
@@ -286,10 +284,7 @@ def steps(state: Run, move: Any) -> Steps:
                 state.sent(move)
                 try:
                     came = yield state.call, state.call(state.messages, **state.changed)
-                except (
-                    CallError,
-                    OSError,
-                ) as fault:  # a 429, a time-out, a broken line
+                except (CallError, OSError) as fault:  # a 429, a broken line ...
                     came = fault
                 texts = state.charged(came)
 
@@ -338,8 +333,9 @@ class Run(State):
             if limit is not None and not used < limit:  # not ">=": NaN ends a run, too
                 return f"limit reached: {used:.4g} of {limit:.4g} {unit}"
         if limits.seconds is not None and now + move.wait > limits.seconds:
-            left = limits.seconds - now
-            return f"limit: a wait of {move.wait:.0f} s with {left:.0f} s left"
+            return (
+                f"limit: a wait of {move.wait:.0f} s in {limits.seconds:.0f} s in all"
+            )
         if limits.cost is not None and getattr(call, "price", None) is None:
             cure = "give it price=(input, output), in dollars per million tokens"
             raise ValueError(f"limit on cost, but {name_of(call)} has no price: {cure}")
@@ -363,9 +359,11 @@ class Run(State):
         if isinstance(reply, Reply):
             self.reply = attempt.reply = reply
             self.judged, self.seen = self.judged + 1, set()
-            same = [a for a in self.attempts if a.reply and a.reply.text == reply.text]
-            same = [a for a in same if a.call is self.call and a.hook == self.hook]
-            self.stuck = self.stuck or len(same) >= 3
+            if self.judged >= 3:
+                key = (self.call, self.hook)
+                same = [a.reply for a in self.attempts if (a.call, a.hook) == key]
+                same = [one for one in same if one and one.text == reply.text]
+                self.stuck = self.stuck or len(same) >= 3
             self.spent.tries += not self.hook
             self.bill(reply)
         elif isinstance(came, Exception):
@@ -374,9 +372,7 @@ class Run(State):
             if getattr(came, "billed", False):
                 self.bill(Reply(""))
         else:
-            raise HookError(
-                f"call {name_of(self.call)} returned {came!r}: give a Reply"
-            )
+            raise HookError(f"call {name_of(self.call)} returned {came!r}, not a Reply")
         self.tell("call", attempt=attempt, spent=self.spent)
         return () if self.fault else (reply.text,)
 
@@ -400,9 +396,8 @@ class Run(State):
         """Note the judge's complaint about a text, and keep the best so far."""
         kind, said, parts = type(error), str(error), getattr(error, "errors", None)
         if kind.__module__.startswith("pydantic") and parts:  # its text dumps values
-            said = "; ".join(
-                f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in parts()
-            )
+            told = (f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in parts())
+            said = "; ".join(told)
         elif kind is not Reject:
             said = f"{kind.__name__}: {said}" if said else kind.__name__
         said = said if len(said) <= 300 else f"{said[:200]} ... {said[-90:]}"
@@ -462,9 +457,9 @@ def begin(ask: Any, *hooks: Any) -> Run:
     elif not (isinstance(ask, list) and ask and all("role" in m for m in ask)):
         raise TypeError(f"ask is {ask!r}: give a text or [{{'role': .., ..}}]")
     state = Run(ask, *hooks)
-    for hook in (state.judge, state.call, *state.fixes, *state.faults):
-        if not callable(hook):
-            raise TypeError(f"hook {hook!r} is no function")
+    every = [state.judge, state.call, *state.fixes, *state.faults]
+    if not all(map(callable, every)):
+        raise TypeError(f"no function: {[h for h in every if not callable(h)]}")
     for names in ([*map(name_of, state.fixes)], [*map(name_of, state.faults)]):
         if len(set(names)) < len(names):
             raise ValueError(f"two fix-ups are named {max(names, key=names.count)!r}")
@@ -485,10 +480,8 @@ def filled(limits: Limits) -> Limits:
 
 
 def consult(state: Run, hook: Hook, about: Any) -> Steps:
-    """Return what a hook answers; where it is a generator, make the calls it asks for.
-
-    Such a call is a run of its own on the same account, and any reply will do. If it
-    fails for good, a CallError is thrown into the hook.
+    """Return what a hook answers; where it is a generator, make the calls it asks for,
+    as runs on the same account; one that gives up throws a CallError into the hook.
     """
     answer = hook(about)
     if not isinstance(answer, GeneratorType):
@@ -517,9 +510,7 @@ def consult(state: Run, hook: Hook, about: Any) -> Steps:
 def verdict(judge: Hook, value: Any) -> Any:
     """Return the value that a judge accepted; None and bools must come in Accept."""
     if value is None or isinstance(value, bool):
-        cure = (
-            f"return a value or raise; see check(predicate, complaint), Accept({value})"
-        )
+        cure = f"return a value or raise; see check(predicate, why), Accept({value})"
         raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
     return value.value if isinstance(value, Accept) else value
 
@@ -550,8 +541,7 @@ def run(
     watch: Hook | None = None,
 ) -> Result[T]:
     """Ask until the judge accepts, a special case says stop or a limit is reached.
-
-    Returns a Result, accepted or not; raises TypeError or ValueError for wrong hooks.
+    Returns a Result, accepted or not; raises TypeError or ValueError for a wrong hook.
     """
     state = begin(ask, judge, call, fixes, faults, limits, watch, time.sleep)
     flow = steps(state, Ask(state.task))
@@ -563,10 +553,8 @@ def run(
             resume = flow.send
             if hasattr(value, "__await__"):
                 getattr(value, "close", int)()  # or Python warns that nobody awaited it
-                resume, value = (
-                    flow.throw,
-                    HookError(f"{name_of(hook)} is async: use arun"),
-                )
+                error = HookError(f"{name_of(hook)} is async: use arun")
+                resume, value = flow.throw, error
     except StopIteration as end:
         return cast("Result[T]", end.value)
 
@@ -607,12 +595,11 @@ def script(*replies: Reply | str | Exception) -> Hook:
     """
     asked: list[tuple[Messages, dict[str, Any]]] = []
     left = iter(replies)
+    used_up = LookupError(f"all {len(replies)} replies are used up")
 
     def script(messages: Messages, **settings: Any) -> Reply | str:
         asked.append((messages, settings))
-        reply = next(
-            left, LookupError(f"the {len(replies)} scripted replies are used up")
-        )
+        reply = next(left, used_up)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -702,30 +689,33 @@ def one_of(*labels: str) -> Hook:
     return one_of
 
 
+def check(predicate: Callable[[Any], object], complaint: str) -> Hook:
+    """Judge: the predicate holds of what it is given; returns that."""
+
+    def check(found: Any) -> Any:
+        if not predicate(found):
+            raise Reject(complaint, value=found)
+        return found
+
+    return check
+
+
 def matches(pattern: str) -> Hook:
-    """Judge: the stripped text matches the whole regular expression; returns it."""
-
-    def matches(text: str) -> str:
-        if not re.fullmatch(pattern, text.strip()):
-            raise Reject(f"expected the pattern {pattern}, found {clip(text)}")
-        return text.strip()
-
-    return matches
+    """Judge: the whole text matches the regular expression; returns the text."""
+    return check(re.compile(pattern).fullmatch, f"expected the pattern {pattern}")
 
 
 def grounded(source: str, *keys: str) -> Hook:
     """Judge: every quote stands word for word in the source; returns what it is given.
 
     Quotes are what an object has at these keys, a string or a list of them; else what
-    stands in quotation marks. The kind of space or mark does not count. Seen: 0 of 6
-    quotes were in the documents (OpenContracts#2189).
+    stands in quotation marks. 0 of 6 were real, in OpenContracts#2189.
     """
     import unicodedata
 
     def plain(text: str) -> str:
-        text = re.sub(
-            "[\u2018-\u201b\u2032`]", "'", unicodedata.normalize("NFKC", text)
-        )
+        text = unicodedata.normalize("NFKC", text)
+        text = re.sub("[\u2018-\u201b\u2032`]", "'", text)
         return " ".join(re.sub("[\u201c-\u201f\u2033\xab\xbb]", '"', text).split())
 
     def grounded(found: Any) -> Any:
@@ -741,21 +731,8 @@ def grounded(source: str, *keys: str) -> Hook:
     return grounded
 
 
-def check(predicate: Callable[[Any], object], complaint: str) -> Hook:
-    """Judge: the predicate holds of what it is given; returns that."""
-
-    def check(found: Any) -> Any:
-        if not predicate(found):
-            raise Reject(complaint, value=found)
-        return found
-
-    return check
-
-
 def all_of(*judges: Hook) -> Hook:
-    """Judge: all of these in order, the cheapest first; returns what the last returns.
-
-    The first gets the text, each other what the one before it returned:
+    """Judge: all of these, in order, each of what the one before it returned, as in
     all_of(json_with(age=int), check(lambda it: it["age"] > 0, "age: not above 0")).
     """
 
@@ -775,9 +752,8 @@ def all_of(*judges: Hook) -> Hook:
 
 
 def probe(judge: Hook, ask: str | Messages) -> list[str]:
-    """Return those of "", "I don't know" and an echo of the ask that a judge accepts.
-
-    It should be none: `assert not probe(judge, ask)` in your tests. It calls no model.
+    """Return those of "", "I don't know" and an echo of the ask that a judge accepts:
+    none, if it is any good. Nothing is called; write `assert not probe(judge, ask)`.
     """
     echo = ask if isinstance(ask, str) else str(ask[-1]["content"])
     texts, once = ("", "I don't know", echo), Limits(calls=1)
@@ -788,9 +764,8 @@ def probe(judge: Hook, ask: str | Messages) -> list[str]:
 
 
 def think_tags(state: State) -> Use | None:
-    """The model thought aloud: use what comes after its last </think>.
-
-    Also where the opening tag is lost (qwen-code#6033), not in a JSON string (probe#439).
+    """The model thought aloud: use what comes after its last </think>, opened or not
+    (qwen-code#6033), but in a JSON string (probe#439).
     """
     _, tag, answer = state.text.rpartition("</think>")
     quoted = any(tag in span for span in json_spans(state.text))
@@ -810,7 +785,7 @@ def json_in_prose(state: State) -> Use | None:
 
 def json_slips(state: State) -> Use | None:
     """The JSON has small mistakes: a comma too many, bare keys, single or smart quotes,
-    comments, True and None, line ends in strings: mend these (json_repair's README).
+    comments, True and None, line ends in strings: mend these (dirty-json#21).
     """
     return Use(*(SLIP.sub(mended, span) for span in json_spans(state.text)))
 
@@ -842,10 +817,8 @@ ROOT = re.compile(
 
 @lru_cache(maxsize=4)
 def json_spans(text: str) -> tuple[str, ...]:
-    """Return the whole objects and lists in a text; brackets in strings do not count.
-
-    Once one is not closed, nothing in it or after it is returned: it was cut off, and
-    {"items": [{"a": 1}, {"a": 2  must not pass for {"a": 1} (N.E.K.O.#3134).
+    """Return the whole objects and lists in a text, none from where one is left open:
+    [{"a": 1}, {"a": 2  was cut off, and must not pass for {"a": 1} (N.E.K.O.#3134).
     """
     spans: list[str] = []
     end = 0
@@ -866,8 +839,8 @@ def json_spans(text: str) -> tuple[str, ...]:
 
 
 def label_in_text(state: State) -> Use | None:
-    """There is talk around a label of one_of: use it if no other is named and nothing
-    denied. In SmolLM2's "is positive, but it's not entirely neutral" the first was wrong.
+    """There is talk around a label of one_of: use it if it alone is named, and nothing
+    is denied. SmolLM2 of a neutral text: "positive, but it's not entirely neutral".
     """
     text, labels = state.text, getattr(state.judge, "labels", ())
     if not labels or re.search(r"(?i)\b(not|no|never|nor)\b|n't\b", text):
@@ -883,22 +856,18 @@ def empty_reply(state: State) -> Ask | None:
 
 def repetition_loop(state: State) -> Ask | None:
     """The reply ends in a loop: ask afresh and warmer, unquoted (claude-code#82803)."""
-    text = (
-        state.reply.text
-    )  # a loop: 3 or more copies of a unit, 200 or more characters
-    units = [
-        n for n in range(1, min(128, len(text) // 3) + 1) if text[-n - 1] == text[-1]
-    ]
-    tails = ((text[-max(200, 3 * n) :], n) for n in units if len(text) >= 200)
-    if not any(tail[n:] == tail[:-n] for tail, n in tails):
-        return None
-    warmth = (state.settings.get("temperature") or 0.7) + 0.3
-    return afresh(state, temperature=min(warmth, 1.5))
+    text = state.reply.text
+    for n in range(1, 129 if len(text) >= 200 else 0):
+        copies = max(3, 200 // n)
+        if text[-1 - n] == text[-1] and text.endswith(text[-n:] * copies):
+            warmer = min(1.5, (state.settings.get("temperature") or 0.7) + 0.3)
+            return afresh(state, temperature=warmer)
+    return None
 
 
 def cut_by_length(state: State) -> Ask | None:
     """The reply was cut off at max_tokens, whatever its flag says (vis#162,
-    vllm#24184), before any JSON in it was whole: allow it twice as many, once.
+    vllm#24184), and no JSON in it is whole: allow it twice as many, once.
     """
     for name in ("max_tokens", "max_completion_tokens"):
         most, used = state.settings.get(name), state.reply.output_tokens
@@ -909,18 +878,14 @@ def cut_by_length(state: State) -> Ask | None:
 
 
 def ask_afresh(state: State) -> Ask | None:
-    """Every other refusal, from the first: the task again, with a new seed, no more.
-
-    A small model that is shown its bad answer repeats it: SmolLM2 in 78 % of re-asks,
-    unshown in 3 %. What does not quote a judge can be replayed with another one.
+    """Every other refusal, from the first: the task again, with a new seed, no more. A
+    model that is shown its bad answer repeats it: SmolLM2 in 78 % of re-asks, else 3 %.
     """
     return afresh(state) if state.judged % 2 else None
 
 
 def ask_with_complaint(state: State) -> Ask | None:
-    """Every other refusal: the task again, with a new seed and the complaint as a note;
-    a whole history would cost the square (smolagents#2566).
-    """
+    """Every other refusal: the task again, new seed, complaint (smolagents#2566)."""
     return afresh(state, f"An earlier answer was refused: {state.complaint}")
 
 
@@ -980,9 +945,7 @@ def told_to_wait(state: State) -> Ask | None:
 
 
 def overloaded(state: State) -> Ask | None:
-    """408, 409, 429 or 5xx, and no hint: wait, twice as long each time; longer for 503
-    and 529, for which 10 quick retries were too few (claude-code#75396).
-    """
+    """408, 409, 429, 5xx: wait, doubling; 503 and 529 last (claude-code#75396)."""
     status = getattr(state.fault, "status", None) or 0
     first = 4.0 if status in (503, 529) else 1.0
     wait = min(60.0, first * 2.0 ** (state.spent.faults - 1))
@@ -990,9 +953,7 @@ def overloaded(state: State) -> Ask | None:
 
 
 def no_answer(state: State) -> Ask | Stop | None:
-    """The line broke, or what came was no reply: wait a little; stop at the third fault
-    if nothing ever came: then nobody is at that address.
-    """
+    """No reply came: wait a little; if none ever did, stop: the address is wrong."""
     if state.spent.faults >= 3 and not any(a.reply for a in state.attempts):
         return Stop("nothing ever came: is the endpoint running? check base_url")
     return later(state, 0.5 * 2.0 ** (state.spent.faults - 1))
@@ -1042,9 +1003,7 @@ class chat:  # noqa: N801
         key = (api_key or os.getenv("OPENAI_API_KEY") or "").strip()
         url = base_url or os.getenv("OPENAI_BASE_URL") or (openai if key else "")
         if not url.startswith(("http://", "https://")):
-            cure = (
-                "give base_url, or set OPENAI_BASE_URL; or OPENAI_API_KEY, for OpenAI"
-            )
+            cure = "give base_url or set OPENAI_BASE_URL; or OPENAI_API_KEY for OpenAI"
             raise ValueError(f"no endpoint in {url!r}: {cure}")
         if not (key.isascii() and key.isprintable()):  # or httpx shows it in its error
             raise ValueError("the API key has characters that no HTTP header can have")
@@ -1110,19 +1069,15 @@ class chat:  # noqa: N801
         for part in dig(list, message, "content") or []:
             said = (said or "") + (dig(str, part, "text") or "")
         calls = dig(list, message, "tool_calls") or []
-        ended = FINISH.get(
-            dig(str, raw, "choices", 0, "finish_reason") or "", "unknown"
-        )
-        finish = (
-            "refusal" if refusal else "tools" if calls and ended != "length" else ended
-        )
-        thoughts = (
-            dig(str, message, key) for key in ("reasoning_content", "reasoning")
-        )
+        why = dig(str, raw, "choices", 0, "finish_reason") or ""
+        finish = FINISH.get(why, "unknown")
+        if refusal or (calls and finish != "length"):
+            finish = "refusal" if refusal else "tools"
+        thought = dig(str, message, "reasoning_content")
         return Reply(
             text=said or refusal or "",
             finish=finish,
-            reasoning=next(filter(None, thoughts), ""),
+            reasoning=thought or dig(str, message, "reasoning") or "",
             tool_calls=tuple(calls),
             input_tokens=dig(int, raw, "usage", "prompt_tokens"),
             output_tokens=dig(int, raw, "usage", "completion_tokens"),
@@ -1177,18 +1132,16 @@ def dig(kind: type[T], data: Any, *path: Any) -> T | None:
 
 def wait_told(headers: Any) -> float | None:
     """Return the seconds that a response tells to wait: in ms, seconds or by a date."""
-    from email.utils import parsedate_to_datetime as date
+    from email.utils import parsedate_to_datetime
 
-    told, thousandths = headers.get("retry-after"), headers.get("retry-after-ms")
-    for parse in (
-        lambda: float(thousandths) / 1000,
-        lambda: float(told),
-        lambda: date(told).timestamp() - time.time(),
-    ):
-        with suppress(ValueError, TypeError):
-            if 0 < (seconds := float(parse())) < math.inf:  # 0 and nan have been sent
-                return seconds
-    return None
+    told, waits = headers.get("retry-after", ""), list[float]()
+    with suppress(ValueError):
+        waits.append(float(headers.get("retry-after-ms", "")) / 1000)
+    with suppress(ValueError):
+        waits.append(float(told))
+    with suppress(ValueError, TypeError):
+        waits.append(parsedate_to_datetime(told).timestamp() - time.time())
+    return next((wait for wait in waits if 0 < wait < math.inf), None)  # 0, nan: seen
 
 
 def http_library(client: Any = None) -> Any:
@@ -1232,9 +1185,8 @@ def show(event: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    line, style = "", ""
     if event["event"] == "call":
-        n, attempt = event["spent"].calls, event["attempt"]
+        n, attempt, style = event["spent"].calls, event["attempt"], ""
         came = repr(attempt.reply.text) if attempt.reply else f"fault: {attempt.fault}"
         line = f"{n:3} {attempt.seconds:5.1f} s  {came}"
     elif event["event"] == "decide":
@@ -1243,5 +1195,6 @@ def show(event: dict[str, Any]) -> None:
         style = "cyan"
     elif event["event"] == "end" and not event["hook"]:
         line, style = f"    = {event['result']}", "green" if event["result"] else "red"
-    if line:
-        Console(stderr=True).print(Text(visible(line), style), soft_wrap=True)
+    else:
+        return
+    Console(stderr=True).print(Text(visible(line), style), soft_wrap=True)

@@ -16,10 +16,10 @@
     uv run examples/extract.py -n 5 -q      5 of 240, only the figures
     uv run examples/extract.py --json       the figures as one JSON object on stdout
 
-A small real model (see local_model.py; or set OPENAI_BASE_URL) is asked for the name and
-the age in a sentence. You see what came back, why it was refused, which special case
-acted, and what the loop was worth. Exit status: 0; 1 if a sentence was given up; 3 if
-no reply ever came; 130 after Ctrl-C, with the figures so far.
+A small real model (see local_model.py; or set OPENAI_BASE_URL) is asked for the name
+and the age in a sentence. You see what came back, why it was refused, which special
+case acted, and what the loop was worth. Exit status: 0; 1 if a sentence was given up;
+3 if no reply ever came; 130 after Ctrl-C, with the figures so far.
 """
 
 import argparse

