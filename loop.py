@@ -1,4 +1,4 @@
-# loop.py 0.1.0 (2026-11-22): call a language model, inspect the reply, decide what next
+# loop.py 0.1.0 (2026-11-24): call a language model, inspect the reply, decide what next
 # SPDX-License-Identifier: MIT-0
 # SPDX-FileCopyrightText: 2026 The loop.py authors
 # Origin: the loop.py repository, tag v0.1.0. Copy this file, edit it, keep these lines.
@@ -53,7 +53,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequ
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
-from types import GeneratorType
+from inspect import isgenerator
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -136,7 +136,7 @@ class Use:
     """A move: inspect these texts in order: repairs of the reply, free of charge."""
 
     def __init__(self, *texts: str):
-        self.texts = texts
+        self.texts: Sequence[Any] = texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +215,8 @@ class Result(Generic[T]):
         return self.accepted
 
     def __str__(self) -> str:
-        used = f"{self.spent.calls} calls, {self.spent.tokens} tokens"
-        return f"{self.why} ({used}, {self.spent.seconds:.1f} s)"
+        it = self.spent
+        return f"{self.why} ({it.calls} calls, {it.tokens} tokens, {it.seconds:.1f} s)"
 
     def unwrap(self) -> T:
         """Return the accepted value, or raise GaveUp."""
@@ -452,11 +452,12 @@ class Run(State):
 
 def begin(ask: Any, *hooks: Any) -> Run:
     """Return a new run; what is wrong with its hooks is said here, unpaid."""
-    if isinstance(ask, str):
-        ask = [{"role": "user", "content": ask}]
-    elif not (isinstance(ask, list) and ask and all("role" in m for m in ask)):
+    task = (
+        [{"role": "user", "content": ask}] if isinstance(ask, str) else dig(list, ask)
+    )
+    if not (task and all(dig(str, message, "role") for message in task)):
         raise TypeError(f"ask is {ask!r}: give a text or [{{'role': .., ..}}]")
-    state = Run(ask, *hooks)
+    state = Run(task, *hooks)
     every = [state.judge, state.call, *state.fixes, *state.faults]
     if not all(map(callable, every)):
         raise TypeError(f"no function: {[h for h in every if not callable(h)]}")
@@ -468,7 +469,7 @@ def begin(ask: Any, *hooks: Any) -> Run:
     if code is not None and not code.co_flags & 0x08:  # no ** in its signature
         raise TypeError(f"call {name_of(state.call)} takes no settings: add **settings")
     state.limits = filled(state.limits)
-    state.tell("start", task=ask, fixes=state.fixes, limits=state.limits)
+    state.tell("start", task=task, fixes=state.fixes, limits=state.limits)
     return state
 
 
@@ -481,10 +482,9 @@ def filled(limits: Limits) -> Limits:
 
 def consult(state: Run, hook: Hook, about: Any) -> Steps:
     """Return what a hook answers; where it is a generator, make the calls it asks for,
-    as runs on the same account; one that gives up throws a CallError into the hook.
-    """
+    as runs on the same account; one that gives up throws a CallError into the hook."""
     answer = hook(about)
-    if not isinstance(answer, GeneratorType):
+    if not isgenerator(answer):
         return (yield hook, answer) if hasattr(answer, "__await__") else answer
     resume: Hook = answer.send
     value: Any = None
@@ -517,8 +517,18 @@ def verdict(judge: Hook, value: Any) -> Any:
 
 def name_of(hook: Any) -> str:
     """Return the name of a hook as every report has it."""
-    partial = getattr(hook, "func", type(hook))
+    partial = getattr(hook, "func", hook.__class__)
     return getattr(hook, "__name__", "") or getattr(partial, "__name__", "?")
+
+
+def dig(kind: Any, data: Any, *path: Any) -> Any:
+    """Return what is at this path of a JSON value, if it is of this kind; else None."""
+    for step in path:
+        try:
+            data = data[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data if isinstance(data, kind) else None
 
 
 def effective(call: Any, changed: dict[str, Any]) -> dict[str, Any]:
@@ -591,8 +601,7 @@ async def arun(
 
 def script(*replies: Reply | str | Exception) -> Hook:
     """Return a call for tests: it gives these replies in order, raises the errors among
-    them, and keeps in `.asked` the (messages, settings) that it was asked.
-    """
+    them, and keeps in `.asked` the (messages, settings) that it was asked."""
     asked: list[tuple[Messages, dict[str, Any]]] = []
     left = iter(replies)
     used_up = LookupError(f"all {len(replies)} replies are used up")
@@ -619,8 +628,8 @@ def json_with(**keys: Any) -> Hook:
     """
 
     def json_with(text: str) -> dict[str, Any]:
-        found = strict_json(text)
-        if not isinstance(found, dict):
+        found: dict[str, Any] | None = dig(dict, strict_json(text))
+        if found is None:
             raise Reject(f"expected a JSON object with the keys {', '.join(keys)}")
         told = {key: mismatch(found.get(key, ...), want) for key, want in keys.items()}
         wrong = [f"{key}: {complaint}" for key, complaint in told.items() if complaint]
@@ -660,9 +669,9 @@ def mismatch(value: Any, want: Any) -> str:
     """Say what was expected, and found, where a value is not as wanted; else ""."""
     if value is ...:
         return "missing"
-    if isinstance(want, tuple):
-        fits = json.dumps(value) in map(json.dumps, want)  # == would take 1 for true
-        expected = f"one of {', '.join(map(clip, want))}"
+    if allowed := dig(tuple, want):
+        fits = json.dumps(value) in map(json.dumps, allowed)  # == takes 1 for true
+        expected = f"one of {', '.join(map(clip, allowed))}"
     else:
         fits = isinstance(value, (int, float) if want is float else want)
         fits = fits and isinstance(value, bool) == (want is bool)
@@ -720,7 +729,7 @@ def grounded(source: str, *keys: str) -> Hook:
 
     def grounded(found: Any) -> Any:
         there = [found[key] for key in keys] if keys else plain(found).split('"')[1::2]
-        quotes = [q for it in there for q in (it if isinstance(it, list) else [it])]
+        quotes = [q for it in there for q in ([it] if isinstance(it, str) else it)]
         if not quotes or not all(map(plain, quotes)):
             raise Reject("there is no quote from the source", value=found)
         missing = [clip(quote) for quote in quotes if plain(quote) not in plain(source)]
@@ -733,15 +742,14 @@ def grounded(source: str, *keys: str) -> Hook:
 
 def all_of(*judges: Hook) -> Hook:
     """Judge: all of these, in order, each of what the one before it returned, as in
-    all_of(json_with(age=int), check(lambda it: it["age"] > 0, "age: not above 0")).
-    """
+    all_of(json_with(age=int), check(lambda it: it["age"] > 0, "age: not above 0"))."""
 
     def all_of(text: str) -> Generator[Any, Any, Any]:
         value: Any = text
         for judge in judges:
             answer = judge(value)
-            if isinstance(answer, GeneratorType):
-                answer = yield from answer
+            if isgenerator(answer):
+                answer = yield from cast("Steps", answer)
             elif hasattr(answer, "__await__"):
                 answer = yield answer
             value = verdict(judge, answer)
@@ -765,8 +773,7 @@ def probe(judge: Hook, ask: str | Messages) -> list[str]:
 
 def think_tags(state: State) -> Use | None:
     """The model thought aloud: use what comes after its last </think>, opened or not
-    (qwen-code#6033), but in a JSON string (probe#439).
-    """
+    (qwen-code#6033), but in a JSON string (probe#439)."""
     _, tag, answer = state.text.rpartition("</think>")
     quoted = any(tag in span for span in json_spans(state.text))
     return Use(answer.strip()) if tag and not quoted else None
@@ -785,8 +792,7 @@ def json_in_prose(state: State) -> Use | None:
 
 def json_slips(state: State) -> Use | None:
     """The JSON has small mistakes: a comma too many, bare keys, single or smart quotes,
-    comments, True and None, line ends in strings: mend these (dirty-json#21).
-    """
+    comments, True and None, line ends in strings: mend these (dirty-json#21)."""
     return Use(*(SLIP.sub(mended, span) for span in json_spans(state.text)))
 
 
@@ -818,8 +824,7 @@ ROOT = re.compile(
 @lru_cache(maxsize=4)
 def json_spans(text: str) -> tuple[str, ...]:
     """Return the whole objects and lists in a text, none from where one is left open:
-    [{"a": 1}, {"a": 2  was cut off, and must not pass for {"a": 1} (N.E.K.O.#3134).
-    """
+    [{"a": 1}, {"a": 2  was cut off, and must not pass for {"a": 1} (N.E.K.O.#3134)."""
     spans: list[str] = []
     end = 0
     while root := ROOT.search(text, end):
@@ -840,8 +845,7 @@ def json_spans(text: str) -> tuple[str, ...]:
 
 def label_in_text(state: State) -> Use | None:
     """There is talk around a label of one_of: use it if it alone is named, and nothing
-    is denied. SmolLM2 of a neutral text: "positive, but it's not entirely neutral".
-    """
+    is denied. SmolLM2 of a neutral text: "positive, but it's not entirely neutral"."""
     text, labels = state.text, getattr(state.judge, "labels", ())
     if not labels or re.search(r"(?i)\b(not|no|never|nor)\b|n't\b", text):
         return None
@@ -867,8 +871,7 @@ def repetition_loop(state: State) -> Ask | None:
 
 def cut_by_length(state: State) -> Ask | None:
     """The reply was cut off at max_tokens, whatever its flag says (vis#162,
-    vllm#24184), and no JSON in it is whole: allow it twice as many, once.
-    """
+    vllm#24184), and no JSON in it is whole: allow it twice as many, once."""
     for name in ("max_tokens", "max_completion_tokens"):
         most, used = state.settings.get(name), state.reply.output_tokens
         cut = state.reply.finish == "length" or (used and most and used >= most)
@@ -891,8 +894,7 @@ def ask_with_complaint(state: State) -> Ask | None:
 
 def with_example(text: str) -> Hook:
     """Return a fix-up: ask the task again with a worked example of a right answer. Its
-    place is before ask_afresh: [*REPAIRS, with_example("..."), ask_afresh].
-    """
+    place is before ask_afresh: [*REPAIRS, with_example("..."), ask_afresh]."""
 
     def with_example(state: State) -> Ask | None:
         return afresh(state, f"An example of a right answer:\n{text}")
@@ -902,8 +904,7 @@ def with_example(text: str) -> Hook:
 
 def escalate(call: Hook) -> Hook:
     """Return a fix-up: put the task to another model, once. Its place is last, as in
-    [*FIXES, escalate(big)]: the re-asks above it fall silent once a model is stuck.
-    """
+    [*FIXES, escalate(big)]: the re-asks above it fall silent once a model is stuck."""
 
     def escalate(state: State) -> Ask | None:
         asked = any(attempt.call is call for attempt in state.attempts)
@@ -914,9 +915,7 @@ def escalate(call: Hook) -> Hook:
 
 
 def afresh(state: State, note: str = "", **settings: Any) -> Ask | None:
-    """Return the move to ask the task with a note and a new seed; None if stuck. Seeds
-    are counted, not drawn, so that a run that is repeated asks the same.
-    """
+    """Return the move to ask the task with a note and a new seed; None once stuck."""
     messages, last = state.task, state.task[-1]
     if note and isinstance(last.get("content"), list):  # of parts: texts, images ...
         parts = [*last["content"], {"type": "text", "text": note}]
@@ -924,6 +923,7 @@ def afresh(state: State, note: str = "", **settings: Any) -> Ask | None:
     elif note:
         text = f"{last.get('content')}\n\n{note}"
         messages = [*messages[:-1], {**last, "content": text}]
+    # Seeds are counted, not drawn, so that a run that is repeated asks the same.
     seed = getattr(state.call, "settings", {}).get("seed") or 0
     again = Ask(messages, seed=seed + state.judged, **settings)
     return None if state.stuck else again
@@ -968,8 +968,8 @@ def later(state: State, wait: float) -> Ask:
 
 REPAIRS = [think_tags, code_fence, json_in_prose, json_slips, label_in_text]
 RE_ASKS = [empty_reply, repetition_loop, cut_by_length, ask_afresh, ask_with_complaint]
-FIXES += [*REPAIRS, *RE_ASKS]
-FAULTS += [bad_request, told_to_wait, overloaded, no_answer]
+FIXES.extend([*REPAIRS, *RE_ASKS])
+FAULTS.extend([bad_request, told_to_wait, overloaded, no_answer])
 
 
 # 6. Calls -----------------------------------------------------------------------------
@@ -1066,9 +1066,9 @@ class chat:  # noqa: N801
         if response.status_code >= 300 or message is None or dig(object, raw, "error"):
             raise self.refusal(response, raw, text)
         said, refusal = dig(str, message, "content"), dig(str, message, "refusal")
-        for part in dig(list, message, "content") or []:
+        for part in dig(list, message, "content") or ():
             said = (said or "") + (dig(str, part, "text") or "")
-        calls = dig(list, message, "tool_calls") or []
+        calls = dig(list, message, "tool_calls") or ()
         why = dig(str, raw, "choices", 0, "finish_reason") or ""
         finish = FINISH.get(why, "unknown")
         if refusal or (calls and finish != "length"):
@@ -1104,7 +1104,9 @@ class chat:  # noqa: N801
 class achat(chat):  # noqa: N801
     """A call, for `arun`: what chat is, awaited."""
 
-    async def __call__(self, messages: Messages, **changed: Any) -> Reply:  # type: ignore[override]
+    async def __call__(  # type: ignore[override]
+        self, messages: Messages, **changed: Any
+    ) -> Reply:
         import asyncio
 
         shared = POOLS.setdefault(asyncio.get_running_loop(), pool())
@@ -1118,16 +1120,6 @@ class achat(chat):  # noqa: N801
         except self.library.HTTPError as error:
             raise self.fault(error) from None
         return self.read(response, body, began)
-
-
-def dig(kind: type[T], data: Any, *path: Any) -> T | None:
-    """Return what is at this path of a JSON value, if it is of this kind."""
-    for step in path:
-        try:
-            data = data[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return data if isinstance(data, kind) else None
 
 
 def wait_told(headers: Any) -> float | None:
@@ -1190,8 +1182,9 @@ def show(event: dict[str, Any]) -> None:
         came = repr(attempt.reply.text) if attempt.reply else f"fault: {attempt.fault}"
         line = f"{n:3} {attempt.seconds:5.1f} s  {came}"
     elif event["event"] == "decide":
-        why, told = event["fault"] or event["complaint"], vars(event["move"])
-        line = f"      {why}\n      -> {event['fix']} {told.get('settings') or ''}"
+        told = getattr(event["move"], "settings", None) or ""
+        why = event["fault"] or event["complaint"]
+        line = f"      {why}\n      -> {event['fix']} {told}"
         style = "cyan"
     elif event["event"] == "end" and not event["hook"]:
         line, style = f"    = {event['result']}", "green" if event["result"] else "red"
