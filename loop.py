@@ -35,9 +35,13 @@ Each section uses only those above it: cut the file at any heading, and the rest
     2. The loop     steps: the only place that calls, waits, retries or ends
     3. Drivers      run, arun; script, a call for your tests
     4. Judges       json_with, one_of, matches, grounded, check, all_of, probe
-    5. Fix-ups      FIXES for a refused reply: repair it for free, else ask afresh.
-                    FAULTS for a failed call: wait and ask the same, or stop on a 400.
-                    The special cases: add yours to these two lists.
+    5. Fix-ups      the special cases, in two lists, asked from the top.
+                    FIXES, for a refused reply: repair it for free; else ask the task
+                    again with a new seed, then also with the complaint as a note, but
+                    never with the bad reply in view, which a model would repeat.
+                    FAULTS, for a failed call: wait and send the same again, as after a
+                    429; or stop, as after a 400.
+                    Yours: run(..., fixes=[mine, *FIXES]), in front or where it fits.
     6. Calls        chat, achat: any OpenAI-compatible endpoint
     7. The screen   show: a run as it happens, line by line
 """
@@ -48,12 +52,13 @@ import json
 import math
 import os
 import re
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from inspect import isgenerator
+from inspect import CO_VARKEYWORDS, isgenerator
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -67,7 +72,8 @@ Hook = Callable[..., Any]
 FIXES: list[Hook] = []  # asked in order about a refused reply; filled in section 5
 FAULTS: list[Hook] = []  # asked in order about a failed call; filled in section 5
 
-# A judge that raises one of these is broken: it stops the run. Any other error refuses.
+# A judge that raises one of these is broken: it stops the run. Any other error refuses:
+# a KeyError or a TypeError as a rule comes of what the model wrote.
 BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
 
 
@@ -93,9 +99,11 @@ class Reject(Exception):
     """Raised by a judge: the complaint, and what is good so far."""
 
     why: str
-    _: KW_ONLY
     value: Any = None  # partial progress; Result.best is the best of a run
     score: float | None = None  # of this value; higher is better
+
+    def __str__(self) -> str:
+        return self.why
 
 
 @dataclass(eq=False)
@@ -103,11 +111,13 @@ class CallError(Exception):
     """Raised by a call: why there is no reply. OSError and TimeoutError serve too."""
 
     why: str
-    _: KW_ONLY
     status: int | None = None  # of HTTP
     code: str = ""  # the endpoint's own word for it
     wait: float | None = None  # seconds that the endpoint told us to wait
     billed: bool = False  # the model may have worked, and be paid, all the same
+
+    def __str__(self) -> str:
+        return self.why
 
 
 class HookError(TypeError):
@@ -122,7 +132,8 @@ class Ask:
     """A move: call again with these messages, after `wait` seconds.
 
     Settings and call stick until changed; None removes a setting; another call starts
-    with none. A request that was already refused, to the byte, is no move.
+    with none. A request whose reply was refused is not sent again, to the byte: to ask
+    for it is not to speak, and the next fix-up is asked.
     """
 
     def __init__(
@@ -155,14 +166,14 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to give up. For None, `run` takes 8, 8, 32, 600.0 and no limit."""
+    """When to give up, checked before each call. None: the default; math.inf: never."""
 
-    tries: float | None = None  # replies judged
-    faults: float | None = None  # calls failed
-    calls: float | None = None  # requests sent, those of hooks too
-    seconds: float | None = None  # waits included; late by one call at most
-    tokens: float | None = None  # input + output
-    cost: float | None = None  # dollars; needs a call that has a price
+    tries: float | None = None  # replies judged; default 8
+    faults: float | None = None  # calls failed; 8
+    calls: float | None = None  # requests sent, those of hooks too; 32
+    seconds: float | None = None  # waits included; 600
+    tokens: float | None = None  # input + output; no limit
+    cost: float | None = None  # dollars; no limit; needs a call that has a price
 
 
 @dataclass(slots=True)
@@ -173,15 +184,9 @@ class Spent:
     faults: int = 0  # calls failed
     calls: int = 0  # requests sent, the failed ones and those of hooks too
     seconds: float = 0.0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    estimated: int = 0  # those among the tokens that nobody reported: characters / 4
+    tokens: int = 0  # input + output
     cost: float | None = 0.0  # dollars; None once a call had no known price
-
-    @property
-    def tokens(self) -> int:
-        """Those of input and output together."""
-        return self.input_tokens + self.output_tokens
+    estimated: int = 0  # tokens among those that nobody reported: characters / 4
 
 
 @dataclass(slots=True)
@@ -197,7 +202,7 @@ class Attempt:
     complaint: str = ""
     fixes: list[str] = field(default_factory=list[str])  # the fix-ups that spoke
     began: float = field(default_factory=time.monotonic, repr=False)
-    seconds: float = 0.0
+    seconds: float = 0.0  # waits included
 
 
 @dataclass(slots=True)
@@ -235,8 +240,6 @@ class State:
     fixes: Sequence[Hook]
     faults: Sequence[Hook]
     limits: Limits
-    watch: Hook | None
-    sleep: Hook
     messages: Messages = field(init=False)  # last sent
     settings: dict[str, Any] = field(init=False)  # sent with them
     changed: dict[str, Any] = field(default_factory=dict[str, Any])  # by moves so far
@@ -245,7 +248,7 @@ class State:
     complaint: str = ""  # about that text
     fault: Exception | None = None  # if the last call failed
     judged: int = 0  # replies so far
-    stuck: bool = False  # the call gave one and the same reply for the third time
+    stuck: bool = False  # one and the same reply came for the third time
     best: Any = None
     attempts: list[Attempt] = field(default_factory=list[Attempt])  # append-only
     spent: Spent = field(default_factory=Spent)
@@ -254,7 +257,7 @@ class State:
 
 def visible(text: str) -> str:
     """Return hostile text safe to show: what acts on a terminal or hides is escaped."""
-    kept = "\n\t\u200c\u200d"  # the joiners are in emoji, and in Persian
+    kept = "\n\t\u3000\u200c\u200d"  # the joiners are in emoji, and in Persian
     return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 
@@ -294,11 +297,13 @@ def steps(state: Run, move: Any) -> Steps:
                     continue
                 try:
                     value = yield from consult(state, state.judge, text)
-                    return state.ended("accepted", verdict(state.judge, value))
+                    value = verdict(state.judge, value)
                 except (CallError, HookError, *BUGS):
                     raise
                 except Exception as error:  # noqa: BLE001
                     state.refused(text, error)
+                else:
+                    return state.ended("accepted", value)
 
             # DECIDE: the first special case that speaks makes the next move.
             for fix in state.faults if state.fault else state.fixes:
@@ -308,7 +313,7 @@ def steps(state: Run, move: Any) -> Steps:
             else:
                 move = Stop("stuck" if state.stuck else "no fix-up speaks")
     except CallError as fault:  # of a call that a hook made: it failed for good
-        return state.ended(f"a hook got no answer: {fault}")
+        return state.ended(str(fault))
     except BaseException as error:  # a bug or Ctrl-C: it has what was paid for
         vars(error).setdefault("attempts", state.attempts)
         raise
@@ -318,25 +323,24 @@ def steps(state: Run, move: Any) -> Steps:
 class Run(State):
     """A run: what the hooks see of it, and the loop's own books."""
 
+    watch: Hook | None = None
+    sleep: Hook = time.sleep
+    began: float = field(default_factory=time.monotonic)
     hook: str = ""  # whose call this is, where a hook makes one
     attempt: Attempt = field(init=False)  # the present one
     seen: set[str] = field(default_factory=set[str])  # texts inspected of this reply
     rank: tuple[bool, float] = (False, -math.inf)  # of the best: has a value, score
-    began: float = field(default_factory=time.monotonic)
 
     def over(self, move: Ask) -> str:
         """Say which limit forbids this call; "" if none does."""
-        limits, spent, call = self.limits, self.spent, move.call or self.call
-        now = spent.seconds = time.monotonic() - self.began
+        spent, call = self.spent, move.call or self.call
+        spent.seconds = round(time.monotonic() - self.began, 3)
         for unit in Limits.__slots__:
-            used, limit = getattr(spent, unit) or 0, getattr(limits, unit)
+            used, limit = getattr(spent, unit) or 0, getattr(self.limits, unit)
+            used += move.wait if unit == "seconds" else 0
             if limit is not None and not used < limit:  # not ">=": NaN ends a run, too
-                return f"limit reached: {used:.4g} of {limit:.4g} {unit}"
-        if limits.seconds is not None and now + move.wait > limits.seconds:
-            return (
-                f"limit: a wait of {move.wait:.0f} s in {limits.seconds:.0f} s in all"
-            )
-        if limits.cost is not None and getattr(call, "price", None) is None:
+                return f"limit reached: {used:.9g} of {limit:.9g} {unit}"
+        if self.limits.cost is not None and getattr(call, "price", None) is None:
             cure = "give it price=(input, output), in dollars per million tokens"
             raise ValueError(f"limit on cost, but {name_of(call)} has no price: {cure}")
         return ""
@@ -352,25 +356,23 @@ class Run(State):
         self.attempts.append(self.attempt)
         self.spent.calls += 1
 
-    def charged(self, came: Any) -> tuple[str, ...]:
+    def charged(self, came: Any) -> Sequence[str]:
         """Charge a reply or a fault; return the text to inspect, if there is one."""
         attempt, reply = self.attempt, Reply(came) if isinstance(came, str) else came
         attempt.seconds = time.monotonic() - attempt.began
-        if isinstance(reply, Reply):
-            self.reply = attempt.reply = reply
-            self.judged, self.seen = self.judged + 1, set()
-            if self.judged >= 3:
-                key = (self.call, self.hook)
-                same = [a.reply for a in self.attempts if (a.call, a.hook) == key]
-                same = [one for one in same if one and one.text == reply.text]
-                self.stuck = self.stuck or len(same) >= 3
-            self.spent.tries += not self.hook
-            self.bill(reply)
-        elif isinstance(came, Exception):
+        if isinstance(came, Exception):
             self.fault = attempt.fault = came
             self.spent.faults += 1
             if getattr(came, "billed", False):
                 self.bill(Reply(""))
+        elif isinstance(reply, Reply):
+            self.reply = attempt.reply = reply
+            self.judged, self.seen = self.judged + 1, set()
+            this = (self.call, self.hook, reply.text)
+            same = [(a.call, a.hook, a.reply.text) for a in self.attempts if a.reply]
+            self.stuck = self.stuck or same.count(this) >= 3
+            self.spent.tries += not self.hook
+            self.bill(reply)
         else:
             raise HookError(f"call {name_of(self.call)} returned {came!r}, not a Reply")
         self.tell("call", attempt=attempt, spent=self.spent)
@@ -379,27 +381,25 @@ class Run(State):
     def bill(self, reply: Reply) -> None:
         """Add up what a reply cost; what nobody reported is estimated."""
         spent, price, cost = self.spent, getattr(self.call, "price", None), reply.cost
-        given, taken = reply.input_tokens, reply.output_tokens
-        if given is None:
-            given = sum(len(str(m.get("content"))) for m in self.messages) // 4
-            spent.estimated += given
-        if taken is None:
-            taken = (len(reply.text) + len(reply.reasoning)) // 4
-            spent.estimated += taken
+        asked = sum(len(str(message.get("content"))) for message in self.messages)
+        guess = (asked // 4, (len(reply.text) + len(reply.reasoning)) // 4)
+        told = (reply.input_tokens, reply.output_tokens)
+        tokens = [g if n is None else n for n, g in zip(told, guess, strict=True)]
         if cost is None and price:
-            cost = (given * price[0] + taken * price[1]) / 1e6
-        spent.input_tokens += given
-        spent.output_tokens += taken
+            cost = (tokens[0] * price[0] + tokens[1] * price[1]) / 1e6
+        spent.tokens += sum(tokens)
+        spent.estimated += sum(tokens) - sum(n or 0 for n in told)
         spent.cost = None if cost is None or spent.cost is None else spent.cost + cost
 
     def refused(self, text: str, error: Exception) -> None:
         """Note the judge's complaint about a text, and keep the best so far."""
         kind, said, parts = type(error), str(error), getattr(error, "errors", None)
         if kind.__module__.startswith("pydantic") and parts:  # its text dumps values
-            told = (f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in parts())
-            said = "; ".join(told)
+            said = "; ".join(
+                f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in parts()
+            )
         elif kind is not Reject:
-            said = f"{kind.__name__}: {said}" if said else kind.__name__
+            said = f"{kind.__name__}: {said}".removesuffix(": ")
         said = said if len(said) <= 300 else f"{said[:200]} ... {said[-90:]}"
         self.text, self.complaint, self.attempt.complaint = text, said, said
         self.seen.add(text)
@@ -409,31 +409,36 @@ class Run(State):
             self.best, self.rank = text if value is None else value, rank
 
     def speaks(self, fix: Hook, move: Any) -> bool:
-        """Tell whether a fix-up's answer is a move, and not one refused before."""
-        if isinstance(move, Use) and all(isinstance(text, str) for text in move.texts):
-            new = not self.seen.issuperset(move.texts)
-        elif isinstance(move, Ask):
+        """Tell whether a fix-up's answer is a move, and one that leads on."""
+        name, attempt = name_of(fix), self.attempt
+        if isinstance(move, Ask):
             call = move.call or self.call
             changed = (self.changed if call is self.call else {}) | move.settings
             request = (call, move.messages, effective(call, changed))
-            refusals = [a for a in self.attempts if a.complaint]
+            refusals = (a for a in self.attempts if a.complaint)
             new = all((a.call, a.messages, a.settings) != request for a in refusals)
-        elif move is None or isinstance(move, Stop):
-            new = move is not None
-        else:
+        elif isinstance(move, Use) and all(
+            isinstance(text, str) for text in move.texts
+        ):
+            new = name not in attempt.fixes and not self.seen.issuperset(move.texts)
+        elif not (new := isinstance(move, Stop)) and move is not None:
             cure = "return Ask, Use (of texts), Stop, or None where it is not its case"
-            raise HookError(f"fix-up {name_of(fix)} returned {move!r}: {cure}")
+            raise HookError(f"fix-up {name} returned {move!r}: {cure}")
         if new:
-            self.attempt.fixes.append(name_of(fix))
-            told = {"fault": self.fault, "complaint": self.complaint}
-            self.tell("decide", fix=name_of(fix), move=move, **told)
+            attempt.fixes.append(name)
+            self.tell("decide", fix=name, move=move, why=self.why)
         return new
+
+    @property
+    def why(self) -> str:
+        """What is wrong at present: the fault of the last call, or the complaint."""
+        return str(self.fault or self.complaint)
 
     def ended(self, why: str, *accepted: Any) -> Result[Any]:
         """Return the result: this value was accepted, or none was."""
-        self.spent.seconds = time.monotonic() - self.began
-        if not accepted and (last := self.fault or self.complaint):
-            why = f"{why}; at last: {last}"
+        self.spent.seconds = round(time.monotonic() - self.began, 3)
+        if not accepted and self.why:
+            why = f"{why}; at last: {self.why}"
         value, best = accepted * 2 or (None, self.best)
         result = Result(value, bool(accepted), why, best, self.attempts, self.spent)
         self.tell("end", result=result)
@@ -448,36 +453,6 @@ class Run(State):
                 import logging
 
                 logging.getLogger("loop").exception("watch failed")
-
-
-def begin(ask: Any, *hooks: Any) -> Run:
-    """Return a new run; what is wrong with its hooks is said here, unpaid."""
-    task = (
-        [{"role": "user", "content": ask}] if isinstance(ask, str) else dig(list, ask)
-    )
-    if not (task and all(dig(str, message, "role") for message in task)):
-        raise TypeError(f"ask is {ask!r}: give a text or [{{'role': .., ..}}]")
-    state = Run(task, *hooks)
-    every = [state.judge, state.call, *state.fixes, *state.faults]
-    if not all(map(callable, every)):
-        raise TypeError(f"no function: {[h for h in every if not callable(h)]}")
-    for names in ([*map(name_of, state.fixes)], [*map(name_of, state.faults)]):
-        if len(set(names)) < len(names):
-            raise ValueError(f"two fix-ups are named {max(names, key=names.count)!r}")
-    call = state.call if hasattr(state.call, "__code__") else type(state.call).__call__
-    code = getattr(call, "__code__", None)
-    if code is not None and not code.co_flags & 0x08:  # no ** in its signature
-        raise TypeError(f"call {name_of(state.call)} takes no settings: add **settings")
-    state.limits = filled(state.limits)
-    state.tell("start", task=task, fixes=state.fixes, limits=state.limits)
-    return state
-
-
-@lru_cache
-def filled(limits: Limits) -> Limits:
-    """Return the limits of a run: its defaults where these say None."""
-    given = {k: v for k in Limits.__slots__ if (v := getattr(limits, k)) is not None}
-    return replace(Limits(tries=8, faults=8, calls=32, seconds=600.0), **given)
 
 
 def consult(state: Run, hook: Hook, about: Any) -> Steps:
@@ -500,7 +475,8 @@ def consult(state: Run, hook: Hook, about: Any) -> Steps:
             aside.limits = replace(state.limits, tries=None)
             result, value = (yield from steps(aside, asked)), aside.reply
             if not result:
-                resume, value = answer.throw, CallError(result.why)
+                why = f"{aside.hook} got no answer: {result.why}"
+                resume, value = answer.throw, CallError(why)
         elif hasattr(asked, "__await__"):
             value = yield hook, asked
         else:
@@ -540,36 +516,42 @@ def effective(call: Any, changed: dict[str, Any]) -> dict[str, Any]:
 # 3. Drivers ---------------------------------------------------------------------------
 
 
-def run(
-    ask: str | Messages,
-    judge: Callable[[str], T],
-    *,
-    call: Hook,
-    fixes: Sequence[Hook] = FIXES,
-    faults: Sequence[Hook] = FAULTS,
-    limits: Limits = Limits(),
-    watch: Hook | None = None,
-) -> Result[T]:
-    """Ask until the judge accepts, a special case says stop or a limit is reached.
-    Returns a Result, accepted or not; raises TypeError or ValueError for a wrong hook.
-    """
-    state = begin(ask, judge, call, fixes, faults, limits, watch, time.sleep)
+def drive(state: Run) -> Any:
+    """Send the loop on; all hooks have answered, or are async, which is refused."""
     flow = steps(state, Ask(state.task))
-    resume: Hook = flow.send
-    value: Any = None
     try:
+        hook, value = next(flow)
         while True:
-            hook, value = resume(value)
-            resume = flow.send
             if hasattr(value, "__await__"):
                 getattr(value, "close", int)()  # or Python warns that nobody awaited it
                 error = HookError(f"{name_of(hook)} is async: use arun")
-                resume, value = flow.throw, error
+                hook, value = flow.throw(error)
+            else:
+                hook, value = flow.send(value)
     except StopIteration as end:
-        return cast("Result[T]", end.value)
+        return end.value
 
 
-async def arun(
+async def adrive(state: Run) -> Any:
+    """Send the loop on, and await what a hook returned where it is awaitable."""
+    import asyncio
+
+    state.sleep = asyncio.sleep
+    flow = steps(state, Ask(state.task))
+    try:
+        _, value = next(flow)
+        while True:
+            try:
+                value = (await value) if hasattr(value, "__await__") else value
+            except BaseException as error:  # noqa: BLE001
+                _, value = flow.throw(error)
+            else:
+                _, value = flow.send(value)
+    except StopIteration as end:
+        return end.value
+
+
+def run(
     ask: str | Messages,
     judge: Callable[[str], Awaitable[T] | T],
     *,
@@ -578,25 +560,46 @@ async def arun(
     faults: Sequence[Hook] = FAULTS,
     limits: Limits = Limits(),
     watch: Hook | None = None,
+    driver: Hook = drive,
 ) -> Result[T]:
-    """Do what `run` does, and await what a hook returns where it is awaitable."""
-    import asyncio
+    """Ask until the judge accepts, a special case says stop or a limit is reached.
 
-    state = begin(ask, judge, call, fixes, faults, limits, watch, asyncio.sleep)
-    flow = steps(state, Ask(state.task))
-    resume: Hook = flow.send
-    value: Any = None
-    try:
-        while True:
-            _, value = resume(value)
-            resume = flow.send
-            if hasattr(value, "__await__"):
-                try:
-                    value = await value
-                except BaseException as error:  # noqa: BLE001
-                    resume, value = flow.throw, error
-    except StopIteration as end:
-        return cast("Result[T]", end.value)
+    Returns a Result, accepted or not; raises TypeError or ValueError for a wrong hook,
+    before anything is paid for. driver: what sends the loop on, as an engine may.
+    """
+    task: Any = [{"role": "user", "content": ask}] if isinstance(ask, str) else ask
+    if not dig(list, task) or not all(dig(str, message, "role") for message in task):
+        raise TypeError(f"ask is {ask!r}: give a text or [{{'role': .., ..}}]")
+    if wrong := [h for h in (judge, call, *fixes, *faults) if not callable(h)]:
+        raise TypeError(f"no function: {wrong}")
+    for names in ([*map(name_of, fixes)], [*map(name_of, faults)]):
+        if len(set(names)) < len(names):
+            raise ValueError(f"two fix-ups are named {max(names, key=names.count)!r}")
+    plain = call if hasattr(call, "__code__") else type(call).__call__
+    code = getattr(plain, "__code__", None)
+    if code is not None and not code.co_flags & CO_VARKEYWORDS:
+        raise TypeError(f"call {name_of(call)} takes no settings: add **settings")
+    state = Run(task, judge, call, fixes, faults, filled(limits), watch=watch)
+    state.tell("start", task=task, fixes=fixes, limits=state.limits)
+    return driver(state)
+
+
+async def arun(
+    ask: str | Messages,
+    judge: Callable[[str], Awaitable[T] | T],
+    *,
+    call: Hook,
+    **options: Any,
+) -> Result[T]:
+    """Do what `run` does, with the same options, and await what is awaitable."""
+    return await cast("Any", run(ask, judge, call=call, driver=adrive, **options))
+
+
+@lru_cache
+def filled(limits: Limits) -> Limits:
+    """Return the limits of a run: its defaults where these say None."""
+    given = {k: v for k in Limits.__slots__ if (v := getattr(limits, k)) is not None}
+    return replace(Limits(tries=8, faults=8, calls=32, seconds=600.0), **given)
 
 
 def script(*replies: Reply | str | Exception) -> Hook:
@@ -604,11 +607,10 @@ def script(*replies: Reply | str | Exception) -> Hook:
     them, and keeps in `.asked` the (messages, settings) that it was asked."""
     asked: list[tuple[Messages, dict[str, Any]]] = []
     left = iter(replies)
-    used_up = LookupError(f"all {len(replies)} replies are used up")
 
     def script(messages: Messages, **settings: Any) -> Reply | str:
         asked.append((messages, settings))
-        reply = next(left, used_up)
+        reply = next(left, LookupError(f"all {len(replies)} replies are used up"))
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -628,7 +630,7 @@ def json_with(**keys: Any) -> Hook:
     """
 
     def json_with(text: str) -> dict[str, Any]:
-        found: dict[str, Any] | None = dig(dict, strict_json(text))
+        found: Any = dig(dict, strict_json(text))
         if found is None:
             raise Reject(f"expected a JSON object with the keys {', '.join(keys)}")
         told = {key: mismatch(found.get(key, ...), want) for key, want in keys.items()}
@@ -643,23 +645,19 @@ def json_with(**keys: Any) -> Hook:
 def strict_json(text: str) -> Any:
     """Return the text as one JSON value; refuse NaN, 1e999 and a key told two ways."""
 
-    def finite(number: str) -> float:
-        if math.isfinite(value := float(number)):
-            return value
-        raise Reject(f"{number} is not a JSON number")
-
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if found.setdefault(key, value) != value:
-                raise Reject(f"{key}: both {clip(found[key])} and {clip(value)}")
+        found = dict(pairs)
+        for key, value in pairs if len(found) < len(pairs) else ():
+            if found[key] != value:
+                raise Reject(f"{key}: both {clip(value)} and {clip(found[key])}")
         return found
 
-    hooks: Any = {"parse_float": finite, "parse_constant": finite}
     try:
-        return json.loads(text, object_pairs_hook=unique, **hooks)
+        value = json.loads(text, object_pairs_hook=unique)
+        json.dumps(value, allow_nan=False)
     except ValueError as error:
         raise Reject(f"the text is not one JSON value: {error}") from None
+    return value
 
 
 KINDS = {str: "a string", int: "an integer", float: "a number", bool: "a boolean"}
@@ -976,6 +974,7 @@ FAULTS.extend([bad_request, told_to_wait, overloaded, no_answer])
 
 BODY_LIMIT = 32 * 2**20  # bytes; the reply of a model is not as long
 FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
+OPENAI = "https://api.openai.com/v1"
 
 
 class chat:  # noqa: N801
@@ -999,21 +998,20 @@ class chat:  # noqa: N801
         client: Any = None,
         **settings: Any,
     ):
-        openai, model = "https://api.openai.com/v1", model or os.getenv("OPENAI_MODEL")
+        model = model or os.getenv("OPENAI_MODEL")
         key = (api_key or os.getenv("OPENAI_API_KEY") or "").strip()
-        url = base_url or os.getenv("OPENAI_BASE_URL") or (openai if key else "")
+        url = base_url or os.getenv("OPENAI_BASE_URL") or (OPENAI if key else "")
         if not url.startswith(("http://", "https://")):
             cure = "give base_url or set OPENAI_BASE_URL; or OPENAI_API_KEY for OpenAI"
             raise ValueError(f"no endpoint in {url!r}: {cure}")
-        if not (key.isascii() and key.isprintable()):  # or httpx shows it in its error
+        self.url, self.price = f"{url.rstrip('/')}/chat/completions", price
+        bearer = {"Authorization": f"Bearer {key}"} if key else {}
+        self.headers = {"Content-Type": "application/json"} | bearer | (headers or {})
+        if not all(v.isascii() and v.isprintable() for v in self.headers.values()):
             raise ValueError("the API key has characters that no HTTP header can have")
-        self.url, self.key = f"{url.rstrip('/')}/chat/completions", key
-        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.headers |= {"Content-Type": "application/json"} | (headers or {})
+        self.secrets = [key, *(headers or {}).values()]  # never to be seen in an error
         self.settings = ({"model": model} if model else {}) | settings
-        self.price, self.timeout, self.client = price, timeout, client
-        self.__name__ = model or type(self).__name__
-        self.library = http_library(client)
+        self.timeout, self.client, self.__name__ = timeout, client, model or "chat"
 
     def __call__(self, messages: Messages, **changed: Any) -> Reply:
         import asyncio
@@ -1021,56 +1019,57 @@ class chat:  # noqa: N801
         with suppress(RuntimeError):
             if asyncio.get_running_loop():
                 raise HookError("chat would block the event loop: use achat, and arun")
-        client, body = self.client or shared_client(), bytearray()
-        began = time.monotonic()
+        client, body, began = (
+            self.client or shared_client(),
+            bytearray(),
+            time.monotonic(),
+        )
         try:
             with client.stream(**self.request(messages, changed)) as response:
                 for chunk in response.iter_bytes():
-                    body += chunk
-                    self.check(body, began)
-        except self.library.HTTPError as error:
+                    self.take(chunk, body, began)
+        except http_errors() as error:
             raise self.fault(error) from None  # its request has the key
         return self.read(response, body, began)
 
     def request(self, messages: Messages, changed: dict[str, Any]) -> dict[str, Any]:
         """Return what the client's `stream` needs to send these messages."""
         body = json.dumps(effective(self, changed) | {"messages": messages}).encode()
-        connect = min(10.0, self.timeout)
-        silence = self.library.Timeout(self.timeout, connect=connect, pool=None)
+        silence = (min(10.0, self.timeout), self.timeout, self.timeout, None)
         sending = {"method": "POST", "url": self.url, "headers": self.headers}
         return sending | {"content": body, "timeout": silence}
 
-    def check(self, body: bytearray, began: float) -> None:
-        """Raise CallError where a reply trickles in too slowly, or is too large."""
+    def take(self, chunk: bytes, body: bytearray, began: float) -> None:
+        """Add to the body; raise CallError where it is too slow, or too large."""
+        body += chunk
         if time.monotonic() - began > self.timeout or len(body) > BODY_LIMIT:
             limits = f"{self.timeout:.0f} s and {BODY_LIMIT} bytes"
             raise self.fault(f"no whole reply within {limits}", billed=True)
 
     def fault(self, why: object, **facts: Any) -> CallError:
-        """Return a CallError that says why and where, and never holds the key."""
-        if isinstance(why, self.library.HTTPError):
-            unsent = (self.library.ConnectError, self.library.ConnectTimeout)
-            facts["billed"] = not isinstance(why, unsent)
-            why = f"{type(why).__name__} {why}"
-        told, secret = f"{why} ({self.url})", len(self.key) >= 8
-        return CallError(told.replace(self.key, "(key)") if secret else told, **facts)
+        """Return a CallError that says why and where, and never holds a key."""
+        if isinstance(why, Exception):
+            unsent = type(why).__name__ in ("ConnectError", "ConnectTimeout")
+            why, facts = f"{type(why).__name__} {why}", {"billed": not unsent}
+        told = f"{why} ({self.url})"
+        for secret in self.secrets:
+            told = told.replace(secret, "(key)") if len(secret) >= 8 else told
+        return CallError(told, **facts)
 
     def read(self, response: Any, body: bytearray, began: float) -> Reply:
         """Return the reply in a response, or raise CallError where there is none."""
         text = body.decode(errors="replace").strip("\ufeff \t\r\n")
-        try:
+        raw: Any = None  # the HTML of a proxy, say, whatever the content type
+        with suppress(ValueError, RecursionError):
             raw = json.loads(text)
-        except (ValueError, RecursionError):
-            raw = None  # the HTML of a proxy, say, whatever the content type
         message = dig(dict, raw, "choices", 0, "message")
         if response.status_code >= 300 or message is None or dig(object, raw, "error"):
             raise self.refusal(response, raw, text)
         said, refusal = dig(str, message, "content"), dig(str, message, "refusal")
         for part in dig(list, message, "content") or ():
             said = (said or "") + (dig(str, part, "text") or "")
-        calls = dig(list, message, "tool_calls") or ()
-        why = dig(str, raw, "choices", 0, "finish_reason") or ""
-        finish = FINISH.get(why, "unknown")
+        calls, usage = dig(list, message, "tool_calls") or (), dig(dict, raw, "usage")
+        finish = FINISH.get(dig(str, raw, "choices", 0, "finish_reason"), "unknown")
         if refusal or (calls and finish != "length"):
             finish = "refusal" if refusal else "tools"
         thought = dig(str, message, "reasoning_content")
@@ -1079,9 +1078,9 @@ class chat:  # noqa: N801
             finish=finish,
             reasoning=thought or dig(str, message, "reasoning") or "",
             tool_calls=tuple(calls),
-            input_tokens=dig(int, raw, "usage", "prompt_tokens"),
-            output_tokens=dig(int, raw, "usage", "completion_tokens"),
-            cost=dig(float, raw, "usage", "cost"),
+            input_tokens=dig(int, usage, "prompt_tokens"),
+            output_tokens=dig(int, usage, "completion_tokens"),
+            cost=dig(float, usage, "cost"),
             seconds=time.monotonic() - began,
             model=dig(str, raw, "model") or "",
             id=dig(str, raw, "id") or "",
@@ -1115,9 +1114,8 @@ class achat(chat):  # noqa: N801
         try:
             async with client.stream(**self.request(messages, changed)) as response:
                 async for chunk in response.aiter_bytes():
-                    body += chunk
-                    self.check(body, began)
-        except self.library.HTTPError as error:
+                    self.take(chunk, body, began)
+        except http_errors() as error:
             raise self.fault(error) from None
         return self.read(response, body, began)
 
@@ -1136,18 +1134,17 @@ def wait_told(headers: Any) -> float | None:
     return next((wait for wait in waits if 0 < wait < math.inf), None)  # 0, nan: seen
 
 
-def http_library(client: Any = None) -> Any:
-    """Return the client's library; else httpx, or httpx2 where only that is there."""
-    from importlib import import_module, util
-
-    kinds = {kind.__module__.partition(".")[0] for kind in type(client).__mro__}
-    found = "httpx" in kinds or ("httpx2" not in kinds and util.find_spec("httpx"))
-    return import_module("httpx" if found else "httpx2")
+def http_errors() -> tuple[Any, ...]:
+    """Return what httpx and httpx2 raise, of whichever is in use."""
+    loaded = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    return tuple(library.HTTPError for library in loaded)
 
 
 def new_client(kind: str) -> Any:
     """Return a client with no proxy to this machine and no queue for a free slot."""
-    library = http_library()
+    from importlib import import_module, util
+
+    library = import_module("httpx" if util.find_spec("httpx") else "httpx2")
     direct = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
     limits = library.Limits(max_connections=None, max_keepalive_connections=32)
     return getattr(library, kind)(mounts=direct, limits=limits)
@@ -1183,8 +1180,7 @@ def show(event: dict[str, Any]) -> None:
         line = f"{n:3} {attempt.seconds:5.1f} s  {came}"
     elif event["event"] == "decide":
         told = getattr(event["move"], "settings", None) or ""
-        why = event["fault"] or event["complaint"]
-        line = f"      {why}\n      -> {event['fix']} {told}"
+        line = f"      {event['why']}\n      -> {event['fix']} {told}"
         style = "cyan"
     elif event["event"] == "end" and not event["hook"]:
         line, style = f"    = {event['result']}", "green" if event["result"] else "red"

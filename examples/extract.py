@@ -105,7 +105,7 @@ def main() -> int:
                 told[f"{prefix}accepted"] += bool(one)
                 told[f"{prefix}correct"] += bool(right)
             told["calls"] += result.spent.calls
-            told["tokens"] += result.spent.input_tokens + result.spent.output_tokens
+            told["tokens"] += result.spent.tokens
     except KeyboardInterrupt:
         status = 130
     told["seconds"] = round(time.monotonic() - began, 1)
