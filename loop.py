@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT-0
 # SPDX-FileCopyrightText: 2026 The loop.py authors
 # Origin: the loop.py repository, tag v0.1.0. Copy this file, edit it, keep these lines.
-# To update an edited copy: git merge-file loop.py base.py new.py, where base.py is this
-# file as it was at the tag above and new.py the newer one.
+# To update an edited copy: git merge-file loop.py base.py new.py, where base.py is the
+# file as it was at that tag, and new.py the newer one.
 # Needs Python 3.10 or later; httpx (or httpx2) for section 6, rich for section 7.
 """One loop round an unreliable model: call it, inspect its reply, decide what to do.
 
@@ -54,13 +54,13 @@ import os
 import re
 import sys
 import time
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from inspect import CO_VARKEYWORDS, isgenerator
 from typing import Any, Generic, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 __version__ = "0.1.0"
 
@@ -115,9 +115,7 @@ class CallError(Exception):
     code: str = ""  # the endpoint's own word for it
     wait: float | None = None  # seconds that the endpoint told us to wait
     billed: bool = False  # the model may have worked, and be paid, all the same
-
-    def __str__(self) -> str:
-        return self.why
+    __str__ = Reject.__str__
 
 
 class HookError(TypeError):
@@ -137,10 +135,12 @@ class Ask:
     """
 
     def __init__(
-        self, messages: Messages, wait: float = 0, call: Any = None, **settings: Any
+        self, ask: str | Messages, wait: float = 0, call: Any = None, **settings: Any
     ):
-        self.messages, self.wait, self.call = messages, wait, call
-        self.settings = settings
+        self.messages: Any = ask
+        if isinstance(ask, str):
+            self.messages = [{"role": "user", "content": ask}]
+        self.wait, self.call, self.settings = wait, call, settings
 
 
 class Use:
@@ -201,8 +201,7 @@ class Attempt:
     fault: Exception | None = None
     complaint: str = ""
     fixes: list[str] = field(default_factory=list[str])  # the fix-ups that spoke
-    began: float = field(default_factory=time.monotonic, repr=False)
-    seconds: float = 0.0  # waits included
+    seconds: float = 0.0  # the wait before it included
 
 
 @dataclass(slots=True)
@@ -244,7 +243,8 @@ class State:
     settings: dict[str, Any] = field(init=False)  # sent with them
     changed: dict[str, Any] = field(default_factory=dict[str, Any])  # by moves so far
     reply: Reply = Reply("")  # as it came
-    text: str = ""  # last inspected: the reply's, or a repair of it
+    texts: Sequence[Any] = ()  # inspected last: the reply's, or repairs of it
+    text: str = ""  # the last of these
     complaint: str = ""  # about that text
     fault: Exception | None = None  # if the last call failed
     judged: int = 0  # replies so far
@@ -280,7 +280,7 @@ def steps(state: Run, move: Any) -> Steps:
                 return state.ended(limit)
 
             # CALL: an Ask is charged before anyone looks at the reply; a Use is free.
-            texts = move.texts if isinstance(move, Use) else ()
+            state.texts = move.texts if isinstance(move, Use) else ()
             if isinstance(move, Ask):
                 if move.wait:
                     yield state.sleep, state.sleep(move.wait)
@@ -289,10 +289,10 @@ def steps(state: Run, move: Any) -> Steps:
                     came = yield state.call, state.call(state.messages, **state.changed)
                 except (CallError, OSError) as fault:  # a 429, a broken line ...
                     came = fault
-                texts = state.charged(came)
+                state.texts = state.charged(came)
 
             # INSPECT: the judge returns the value, or what it raises is the complaint.
-            for text in texts:
+            for text in state.texts:
                 if text in state.seen:
                     continue
                 try:
@@ -300,7 +300,9 @@ def steps(state: Run, move: Any) -> Steps:
                     value = verdict(state.judge, value)
                 except (CallError, HookError, *BUGS):
                     raise
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:
+                    if hasattr(error, "attempts"):  # not the judge's own: of its call
+                        raise
                     state.refused(text, error)
                 else:
                     return state.ended("accepted", value)
@@ -334,15 +336,16 @@ class Run(State):
     def over(self, move: Ask) -> str:
         """Say which limit forbids this call; "" if none does."""
         spent, call = self.spent, move.call or self.call
-        spent.seconds = round(time.monotonic() - self.began, 3)
+        spent.seconds = time.monotonic() - self.began
         for unit in Limits.__slots__:
             used, limit = getattr(spent, unit) or 0, getattr(self.limits, unit)
             used += move.wait if unit == "seconds" else 0
             if limit is not None and not used < limit:  # not ">=": NaN ends a run, too
-                return f"limit reached: {used:.9g} of {limit:.9g} {unit}"
+                return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
         if self.limits.cost is not None and getattr(call, "price", None) is None:
-            cure = "give it price=(input, output), in dollars per million tokens"
-            raise ValueError(f"limit on cost, but {name_of(call)} has no price: {cure}")
+            raise ValueError(
+                f"limit on cost, but {name_of(call)} has no price=(.., ..)"
+            )
         return ""
 
     def sent(self, move: Ask) -> None:
@@ -359,7 +362,7 @@ class Run(State):
     def charged(self, came: Any) -> Sequence[str]:
         """Charge a reply or a fault; return the text to inspect, if there is one."""
         attempt, reply = self.attempt, Reply(came) if isinstance(came, str) else came
-        attempt.seconds = time.monotonic() - attempt.began
+        attempt.seconds = time.monotonic() - self.began - self.spent.seconds
         if isinstance(came, Exception):
             self.fault = attempt.fault = came
             self.spent.faults += 1
@@ -384,20 +387,19 @@ class Run(State):
         asked = sum(len(str(message.get("content"))) for message in self.messages)
         guess = (asked // 4, (len(reply.text) + len(reply.reasoning)) // 4)
         told = (reply.input_tokens, reply.output_tokens)
-        tokens = [g if n is None else n for n, g in zip(told, guess, strict=True)]
+        used = [g if n is None else max(n, 0) for n, g in zip(told, guess, strict=True)]
         if cost is None and price:
-            cost = (tokens[0] * price[0] + tokens[1] * price[1]) / 1e6
-        spent.tokens += sum(tokens)
-        spent.estimated += sum(tokens) - sum(n or 0 for n in told)
+            cost = (used[0] * price[0] + used[1] * price[1]) / 1e6
+        spent.tokens += sum(used)
+        spent.estimated += sum(used) - sum(max(n or 0, 0) for n in told)
         spent.cost = None if cost is None or spent.cost is None else spent.cost + cost
 
     def refused(self, text: str, error: Exception) -> None:
         """Note the judge's complaint about a text, and keep the best so far."""
         kind, said, parts = type(error), str(error), getattr(error, "errors", None)
         if kind.__module__.startswith("pydantic") and parts:  # its text dumps values
-            said = "; ".join(
-                f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in parts()
-            )
+            told = (f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in parts())
+            said = "; ".join(told)
         elif kind is not Reject:
             said = f"{kind.__name__}: {said}".removesuffix(": ")
         said = said if len(said) <= 300 else f"{said[:200]} ... {said[-90:]}"
@@ -405,7 +407,7 @@ class Run(State):
         self.seen.add(text)
         value, score = getattr(error, "value", None), getattr(error, "score", None)
         rank = (value is not None, -math.inf if score is None else score)
-        if rank >= self.rank:
+        if not rank < self.rank:
             self.best, self.rank = text if value is None else value, rank
 
     def speaks(self, fix: Hook, move: Any) -> bool:
@@ -415,15 +417,14 @@ class Run(State):
             call = move.call or self.call
             changed = (self.changed if call is self.call else {}) | move.settings
             request = (call, move.messages, effective(call, changed))
-            refusals = (a for a in self.attempts if a.complaint)
+            refusals = (a for a in self.attempts if a.reply and not a.hook)
             new = all((a.call, a.messages, a.settings) != request for a in refusals)
         elif isinstance(move, Use) and all(
             isinstance(text, str) for text in move.texts
         ):
             new = name not in attempt.fixes and not self.seen.issuperset(move.texts)
         elif not (new := isinstance(move, Stop)) and move is not None:
-            cure = "return Ask, Use (of texts), Stop, or None where it is not its case"
-            raise HookError(f"fix-up {name} returned {move!r}: {cure}")
+            raise HookError(f"{name} returned {move!r}, not Ask, Use, Stop or None")
         if new:
             attempt.fixes.append(name)
             self.tell("decide", fix=name, move=move, why=self.why)
@@ -436,7 +437,7 @@ class Run(State):
 
     def ended(self, why: str, *accepted: Any) -> Result[Any]:
         """Return the result: this value was accepted, or none was."""
-        self.spent.seconds = round(time.monotonic() - self.began, 3)
+        self.spent.seconds = time.monotonic() - self.began
         if not accepted and self.why:
             why = f"{why}; at last: {self.why}"
         value, best = accepted * 2 or (None, self.best)
@@ -473,6 +474,8 @@ def consult(state: Run, hook: Hook, about: Any) -> Steps:
             aside = replace(state, call=asked.call or state.call, hook=name_of(hook))
             aside.judge, aside.fixes, aside.changed = str, (), {}
             aside.limits = replace(state.limits, tries=None)
+            if limit := aside.over(asked):  # or a hook that asks again would go on
+                raise CallError(limit)
             result, value = (yield from steps(aside, asked)), aside.reply
             if not result:
                 why = f"{aside.hook} got no answer: {result.why}"
@@ -485,16 +488,16 @@ def consult(state: Run, hook: Hook, about: Any) -> Steps:
 
 def verdict(judge: Hook, value: Any) -> Any:
     """Return the value that a judge accepted; None and bools must come in Accept."""
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool | AsyncGenerator):
         cure = f"return a value or raise; see check(predicate, why), Accept({value})"
         raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
     return value.value if isinstance(value, Accept) else value
 
 
 def name_of(hook: Any) -> str:
-    """Return the name of a hook as every report has it."""
-    partial = getattr(hook, "func", hook.__class__)
-    return getattr(hook, "__name__", "") or getattr(partial, "__name__", "?")
+    """Return the name of a hook, or of its function or class, as reports have it."""
+    name: str = getattr(hook, "__name__", "")
+    return name or name_of(getattr(hook, "func", hook.__class__))
 
 
 def dig(kind: Any, data: Any, *path: Any) -> Any:
@@ -543,6 +546,8 @@ async def adrive(state: Run) -> Any:
         while True:
             try:
                 value = (await value) if hasattr(value, "__await__") else value
+            except asyncio.TimeoutError as late:  # no OSError before Python 3.11
+                _, value = flow.throw(TimeoutError(*late.args))
             except BaseException as error:  # noqa: BLE001
                 _, value = flow.throw(error)
             else:
@@ -567,17 +572,17 @@ def run(
     Returns a Result, accepted or not; raises TypeError or ValueError for a wrong hook,
     before anything is paid for. driver: what sends the loop on, as an engine may.
     """
-    task: Any = [{"role": "user", "content": ask}] if isinstance(ask, str) else ask
+    task: Any = Ask(ask).messages
     if not dig(list, task) or not all(dig(str, message, "role") for message in task):
         raise TypeError(f"ask is {ask!r}: give a text or [{{'role': .., ..}}]")
     if wrong := [h for h in (judge, call, *fixes, *faults) if not callable(h)]:
-        raise TypeError(f"no function: {wrong}")
+        raise TypeError(f"judge, call and fix-ups must be functions, not {wrong}")
     for names in ([*map(name_of, fixes)], [*map(name_of, faults)]):
         if len(set(names)) < len(names):
             raise ValueError(f"two fix-ups are named {max(names, key=names.count)!r}")
-    plain = call if hasattr(call, "__code__") else type(call).__call__
-    code = getattr(plain, "__code__", None)
-    if code is not None and not code.co_flags & CO_VARKEYWORDS:
+    own = getattr(call, "func", call)  # of a partial
+    code = getattr(own, "__code__", 0) or getattr(type(own).__call__, "__code__", 0)
+    if code and not code.co_flags & CO_VARKEYWORDS:
         raise TypeError(f"call {name_of(call)} takes no settings: add **settings")
     state = Run(task, judge, call, fixes, faults, filled(limits), watch=watch)
     state.tell("start", task=task, fixes=fixes, limits=state.limits)
@@ -628,6 +633,10 @@ def json_with(**keys: Any) -> Hook:
     A key is told by its type or by a tuple of the allowed values: json_with(name=str,
     mood=("good", "bad")). The score of a refusal is minus the number of wrong keys.
     """
+
+    for key, want in keys.items():
+        if not (isinstance(want, type) or (want and isinstance(want, tuple))):
+            raise TypeError(f"{key}: give a type, or a tuple of values, not {want!r}")
 
     def json_with(text: str) -> dict[str, Any]:
         found: Any = dig(dict, strict_json(text))
@@ -686,10 +695,11 @@ def clip(value: Any) -> str:
 def one_of(*labels: str) -> Hook:
     """Judge: the text is one of these labels, in any case; returns it as given here."""
 
+    folded = {label.casefold(): label for label in labels}
+
     def one_of(text: str) -> str:
-        for label in labels:
-            if text.strip().casefold() == label.casefold():
-                return label
+        if label := folded.get(text.strip().casefold()):
+            return label
         raise Reject(f"expected only one of {', '.join(labels)}, found {clip(text)}")
 
     vars(one_of).update(labels=labels)  # for the fix-up label_in_text
@@ -718,24 +728,27 @@ def grounded(source: str, *keys: str) -> Hook:
     Quotes are what an object has at these keys, a string or a list of them; else what
     stands in quotation marks. 0 of 6 were real, in OpenContracts#2189.
     """
-    import unicodedata
-
-    def plain(text: str) -> str:
-        text = unicodedata.normalize("NFKC", text)
-        text = re.sub("[\u2018-\u201b\u2032`]", "'", text)
-        return " ".join(re.sub("[\u201c-\u201f\u2033\xab\xbb]", '"', text).split())
+    source = plain(source)
 
     def grounded(found: Any) -> Any:
         there = [found[key] for key in keys] if keys else plain(found).split('"')[1::2]
         quotes = [q for it in there for q in ([it] if isinstance(it, str) else it)]
         if not quotes or not all(map(plain, quotes)):
             raise Reject("there is no quote from the source", value=found)
-        missing = [clip(quote) for quote in quotes if plain(quote) not in plain(source)]
+        missing = [clip(quote) for quote in quotes if plain(quote) not in source]
         if missing:
             raise Reject(f"not in the source: {', '.join(missing)}", value=found)
         return found
 
     return grounded
+
+
+def plain(text: str) -> str:
+    """Return a text with one form of each letter, space and quotation mark."""
+    import unicodedata
+
+    text = re.sub("[\u2018-\u201b\u2032`]", "'", unicodedata.normalize("NFKC", text))
+    return " ".join(re.sub("[\u201c-\u201f\u2033\xab\xbb]", '"', text).split())
 
 
 def all_of(*judges: Hook) -> Hook:
@@ -771,52 +784,55 @@ def probe(judge: Hook, ask: str | Messages) -> list[str]:
 
 def think_tags(state: State) -> Use | None:
     """The model thought aloud: use what comes after its last </think>, opened or not
-    (qwen-code#6033), but in a JSON string (probe#439)."""
-    _, tag, answer = state.text.rpartition("</think>")
-    quoted = any(tag in span for span in json_spans(state.text))
-    return Use(answer.strip()) if tag and not quoted else None
+    (qwen-code#6033), and nothing of a thought that never ends; but a tag in a JSON
+    string is text (probe#439)."""
+    if any("think>" in span for span in json_spans(state.text)):
+        return None
+    answer = state.text.rpartition("</think>")[2].partition("<think>")[0]
+    return Use(answer.strip()) if "think>" in state.text else None
 
 
 def code_fence(state: State) -> Use | None:
     """The answer is in a Markdown code block: use it, the last first (outrider#111)."""
+    if any("```" in span for span in json_spans(state.text)):
+        return None  # the block is in a JSON string
     blocks = re.findall(r"^```[^\n`]*\n(.*?)^```", state.text, re.DOTALL | re.MULTILINE)
     return Use(*reversed(blocks))
 
 
 def json_in_prose(state: State) -> Use | None:
     """There is talk around the JSON: use each whole piece of it (promptfoo#10268)."""
-    return Use(*json_spans(state.text))
+    return Use(*(span for text in state.texts for span in json_spans(text)))
 
 
 def json_slips(state: State) -> Use | None:
     """The JSON has small mistakes: a comma too many, bare keys, single or smart quotes,
     comments, True and None, line ends in strings: mend these (dirty-json#21)."""
-    return Use(*(SLIP.sub(mended, span) for span in json_spans(state.text)))
+    spans = (span for text in state.texts for span in json_spans(text))
+    return Use(*(JSONISH.sub(mended, span) for span in spans))
+
+
+JSONISH = re.compile(  # what there is in JSON with slips; `open` has no end: cut off
+    r"""(?P<text>"[^"\\]*(?:\\.[^"\\]*)*"|“[^“”]*”
+                |(?<![\w'])'[^'\\]*(?:\\.[^'\\]*)*'(?=\s*[]},:]))
+    |(?P<note>(?<=[\s,{[])(?://|\#\s)[^\n"]*|/\*[^*]*\*/)
+    |(?P<open>["“]|(?<=[\s:,{[])'|/\*)|(?P<key>\b[^\W\d]\w*(?=\s*:))
+    |(?P<word>\b(?:True|False|None)\b)|(?P<comma>,(?=\s*[]}]))|\\.|[][{}]""",
+    re.DOTALL | re.VERBOSE,
+)
+INSIDE = re.compile(r"""\s*,\s*["'“{[]""")  # what comes after a part, not after a whole
 
 
 def mended(slip: re.Match[str]) -> str:
-    """Return a token of JSON as it should be. No string changes its meaning."""
-    token, marks = slip[0], {"\\'": "'", '"': '\\"', "\n": "\\n", "\t": "\\t"}
-    if slip["text"]:
-        inner = re.sub(r'\\.|["\n\t]', lambda m: marks.get(m[0], m[0]), token[1:-1])
+    """Return a piece of JSON as it should be. No string changes its meaning."""
+    kind, token = slip.lastgroup, slip[0]
+    if kind == "text":
+        marks = {"\\'": "'", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+        inner = re.sub(r'\\.|["\n\r\t]', lambda m: marks.get(m[0], m[0]), token[1:-1])
         return f'"{inner}"'
-    if slip["word"]:
+    if kind == "word":
         return {"True": "true", "False": "false", "None": "null"}[token]
-    return f'"{token}"' if slip["key"] else ""
-
-
-STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
-SINGLE = r"(?<![\w'])'[^'\\]*(?:\\.[^'\\]*)*'(?=\s*[\]},:])"
-SLIP = re.compile(
-    rf"""(?P<text>{STRING}|{SINGLE}|“[^”]*”)|(?P<key>[A-Za-z_]\w*(?=\s*:))
-    |(?P<word>\b(?:True|False|None)\b)|//[^\n]*|/\*.*?\*/|\#[^\n]*|,(?=\s*[\]}}])""",
-    re.DOTALL | re.VERBOSE,
-)
-TOKEN = re.compile(rf'{STRING}|"|{SINGLE}|“[^”]*”|[{{}}\[\]]', re.DOTALL)
-# A bracket that opens JSON, not an aside in prose: something like JSON comes after it.
-ROOT = re.compile(
-    r"""\{(?=\s*(?:["'“}]|[A-Za-z_]\w*\s*:))|\[(?=\s*["'“\[\]{\dtfnTFN-])"""
-)
+    return f'"{token}"' if kind == "key" else "" if kind in ("note", "comma") else token
 
 
 @lru_cache(maxsize=4)
@@ -825,17 +841,19 @@ def json_spans(text: str) -> tuple[str, ...]:
     [{"a": 1}, {"a": 2  was cut off, and must not pass for {"a": 1} (N.E.K.O.#3134)."""
     spans: list[str] = []
     end = 0
-    while root := ROOT.search(text, end):
+    while root := re.compile(r"[{[]").search(text, end):
         start, end, closing = root.start(), 0, list[str]()
-        for token in TOKEN.finditer(text, start):
+        for token in JSONISH.finditer(text, start):
             if token[0] in "{[":
                 closing.append("}" if token[0] == "{" else "]")
-            elif token[0] == '"' or (token[0] in "}]" and closing.pop() != token[0]):
+            elif token.lastgroup == "open" or (
+                token[0] in "}]" and closing.pop() != token[0]
+            ):
                 break
             if not closing:
                 end = token.end()
                 break
-        if not end:
+        if not end or INSIDE.match(text, end):
             break
         spans.append(text[start:end])
     return tuple(spans)
@@ -845,7 +863,8 @@ def label_in_text(state: State) -> Use | None:
     """There is talk around a label of one_of: use it if it alone is named, and nothing
     is denied. SmolLM2 of a neutral text: "positive, but it's not entirely neutral"."""
     text, labels = state.text, getattr(state.judge, "labels", ())
-    if not labels or re.search(r"(?i)\b(not|no|never|nor)\b|n't\b", text):
+    denied = r"(?i)\b(not?|non|nor|never|neither|cannot|hardly|without)\b|n['\u2019]t\b"
+    if not labels or re.search(denied, text):
         return None
     named = [x for x in labels if re.search(rf"(?i)(?<!\w){re.escape(x)}(?!\w)", text)]
     return Use(named[0]) if len(named) == 1 else None
@@ -858,20 +877,18 @@ def empty_reply(state: State) -> Ask | None:
 
 def repetition_loop(state: State) -> Ask | None:
     """The reply ends in a loop: ask afresh and warmer, unquoted (claude-code#82803)."""
-    text = state.reply.text
-    for n in range(1, 129 if len(text) >= 200 else 0):
-        copies = max(3, 200 // n)
-        if text[-1 - n] == text[-1] and text.endswith(text[-n:] * copies):
-            warmer = min(1.5, (state.settings.get("temperature") or 0.7) + 0.3)
-            return afresh(state, temperature=warmer)
-    return None
+    tail = state.reply.text[-1000:].encode(errors="replace")
+    if len(tail) < 200 or len(tail) < 10 * len(zlib.compress(tail)):
+        return None
+    warmth = state.settings.get("temperature") or 0.7
+    return afresh(state, temperature=max(warmth, min(1.5, warmth + 0.3)))
 
 
 def cut_by_length(state: State) -> Ask | None:
     """The reply was cut off at max_tokens, whatever its flag says (vis#162,
     vllm#24184), and no JSON in it is whole: allow it twice as many, once."""
     for name in ("max_tokens", "max_completion_tokens"):
-        most, used = state.settings.get(name), state.reply.output_tokens
+        most, used = dig(int, state.settings, name), state.reply.output_tokens
         cut = state.reply.finish == "length" or (used and most and used >= most)
         if cut and most and name not in state.changed and not json_spans(state.text):
             return Ask(state.messages, **{name: 2 * most})
@@ -905,7 +922,7 @@ def escalate(call: Hook) -> Hook:
     [*FIXES, escalate(big)]: the re-asks above it fall silent once a model is stuck."""
 
     def escalate(state: State) -> Ask | None:
-        asked = any(attempt.call is call for attempt in state.attempts)
+        asked = any(a.call is call and not a.hook for a in state.attempts)
         return None if asked else Ask(state.task, call=call)
 
     escalate.__name__ = f"escalate_to_{name_of(call)}"
@@ -919,12 +936,11 @@ def afresh(state: State, note: str = "", **settings: Any) -> Ask | None:
         parts = [*last["content"], {"type": "text", "text": note}]
         messages = [*messages[:-1], {**last, "content": parts}]
     elif note:
-        text = f"{last.get('content')}\n\n{note}"
+        text = f"{last.get('content') or ''}\n\n{note}"
         messages = [*messages[:-1], {**last, "content": text}]
     # Seeds are counted, not drawn, so that a run that is repeated asks the same.
     seed = getattr(state.call, "settings", {}).get("seed") or 0
-    again = Ask(messages, seed=seed + state.judged, **settings)
-    return None if state.stuck else again
+    return None if state.stuck else Ask(messages, seed=seed + state.judged, **settings)
 
 
 def bad_request(state: State) -> Stop | None:
@@ -974,7 +990,6 @@ FAULTS.extend([bad_request, told_to_wait, overloaded, no_answer])
 
 BODY_LIMIT = 32 * 2**20  # bytes; the reply of a model is not as long
 FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
-OPENAI = "https://api.openai.com/v1"
 
 
 class chat:  # noqa: N801
@@ -999,17 +1014,20 @@ class chat:  # noqa: N801
         **settings: Any,
     ):
         model = model or os.getenv("OPENAI_MODEL")
-        key = (api_key or os.getenv("OPENAI_API_KEY") or "").strip()
-        url = base_url or os.getenv("OPENAI_BASE_URL") or (OPENAI if key else "")
+        key = (os.getenv("OPENAI_API_KEY", "") if api_key is None else api_key).strip()
+        openai = "https://api.openai.com/v1" if key else ""
+        url = base_url or os.getenv("OPENAI_BASE_URL") or openai
         if not url.startswith(("http://", "https://")):
-            cure = "give base_url or set OPENAI_BASE_URL; or OPENAI_API_KEY for OpenAI"
-            raise ValueError(f"no endpoint in {url!r}: {cure}")
-        self.url, self.price = f"{url.rstrip('/')}/chat/completions", price
-        bearer = {"Authorization": f"Bearer {key}"} if key else {}
-        self.headers = {"Content-Type": "application/json"} | bearer | (headers or {})
+            cure = "give base_url or set OPENAI_BASE_URL, as in http://host/v1"
+            raise ValueError(f"no endpoint in {url!r}: {cure}; or OPENAI_API_KEY alone")
+        own = ({"Authorization": f"Bearer {key}"} if key else {}) | (headers or {})
+        plain = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        self.headers = plain | own
         if not all(v.isascii() and v.isprintable() for v in self.headers.values()):
-            raise ValueError("the API key has characters that no HTTP header can have")
-        self.secrets = [key, *(headers or {}).values()]  # never to be seen in an error
+            raise ValueError("a key or header has characters that HTTP does not allow")
+        secrets = [key, *own.values(), *re.findall("//(.*)@", url)]
+        self.secrets = [it for it in secrets if len(it) >= 8]  # shorter ones are words
+        self.url, self.price = f"{url.rstrip('/')}/chat/completions", price
         self.settings = ({"model": model} if model else {}) | settings
         self.timeout, self.client, self.__name__ = timeout, client, model or "chat"
 
@@ -1019,14 +1037,11 @@ class chat:  # noqa: N801
         with suppress(RuntimeError):
             if asyncio.get_running_loop():
                 raise HookError("chat would block the event loop: use achat, and arun")
-        client, body, began = (
-            self.client or shared_client(),
-            bytearray(),
-            time.monotonic(),
-        )
+        client, body = self.client or shared_client(os.getpid()), bytearray()
+        began = time.monotonic()
         try:
             with client.stream(**self.request(messages, changed)) as response:
-                for chunk in response.iter_bytes():
+                for chunk in response.iter_raw():
                     self.take(chunk, body, began)
         except http_errors() as error:
             raise self.fault(error) from None  # its request has the key
@@ -1036,25 +1051,27 @@ class chat:  # noqa: N801
         """Return what the client's `stream` needs to send these messages."""
         body = json.dumps(effective(self, changed) | {"messages": messages}).encode()
         silence = (min(10.0, self.timeout), self.timeout, self.timeout, None)
-        sending = {"method": "POST", "url": self.url, "headers": self.headers}
-        return sending | {"content": body, "timeout": silence}
+        where = {"method": "POST", "url": self.url, "headers": self.headers}
+        return where | {"content": body, "timeout": silence}
 
     def take(self, chunk: bytes, body: bytearray, began: float) -> None:
         """Add to the body; raise CallError where it is too slow, or too large."""
+        late = len(body) > 0 and time.monotonic() - began > self.timeout
         body += chunk
-        if time.monotonic() - began > self.timeout or len(body) > BODY_LIMIT:
+        if late or len(body) > BODY_LIMIT:
             limits = f"{self.timeout:.0f} s and {BODY_LIMIT} bytes"
             raise self.fault(f"no whole reply within {limits}", billed=True)
 
-    def fault(self, why: object, **facts: Any) -> CallError:
+    def fault(self, why: object, code: str = "", **facts: Any) -> CallError:
         """Return a CallError that says why and where, and never holds a key."""
         if isinstance(why, Exception):
-            unsent = type(why).__name__ in ("ConnectError", "ConnectTimeout")
-            why, facts = f"{type(why).__name__} {why}", {"billed": not unsent}
-        told = f"{why} ({self.url})"
+            name, unsent = type(why).__name__, ("Connect", "UnsupportedProtocol")
+            why, facts = f"{name} {why}", {"billed": not name.startswith(unsent)}
+        texts = [str(why), code, self.url]
         for secret in self.secrets:
-            told = told.replace(secret, "(key)") if len(secret) >= 8 else told
-        return CallError(told, **facts)
+            texts = [text.replace(secret, "(key)") for text in texts]
+        why, code, url = texts
+        return CallError(f"{why[:250]} ({url})", code=code[:60], **facts)
 
     def read(self, response: Any, body: bytearray, began: float) -> Reply:
         """Return the reply in a response, or raise CallError where there is none."""
@@ -1080,7 +1097,7 @@ class chat:  # noqa: N801
             tool_calls=tuple(calls),
             input_tokens=dig(int, usage, "prompt_tokens"),
             output_tokens=dig(int, usage, "completion_tokens"),
-            cost=dig(float, usage, "cost"),
+            cost=dig((int, float), usage, "cost"),
             seconds=time.monotonic() - began,
             model=dig(str, raw, "model") or "",
             id=dig(str, raw, "id") or "",
@@ -1092,12 +1109,12 @@ class chat:  # noqa: N801
         status, headers = response.status_code, response.headers
         if status < 300:  # an error inside of a 200 has its own: inspect_ai#1534
             status = dig(int, raw, "error", "code") or status
-        said = dig(str, raw, "error", "message") or text[:200] or "an empty body"
+        said = dig(str, raw, "error", "message") or text or "an empty body"
         if status < 400 or text.startswith("<"):
             said = f"check base_url: {headers.get('location', '')} {said}"
         code = dig(str, raw, "error", "code") or dig(str, raw, "error", "type") or ""
-        wait = wait_told(headers)
-        return self.fault(f"{status}: {said}", status=status, code=code, wait=wait)
+        facts = {"status": status, "wait": wait_told(headers)}
+        return self.fault(f"{status}: {said}", code, **facts)
 
 
 class achat(chat):  # noqa: N801
@@ -1113,7 +1130,7 @@ class achat(chat):  # noqa: N801
         began = time.monotonic()
         try:
             async with client.stream(**self.request(messages, changed)) as response:
-                async for chunk in response.aiter_bytes():
+                async for chunk in response.aiter_raw():
                     self.take(chunk, body, began)
         except http_errors() as error:
             raise self.fault(error) from None
@@ -1125,13 +1142,12 @@ def wait_told(headers: Any) -> float | None:
     from email.utils import parsedate_to_datetime
 
     told, waits = headers.get("retry-after", ""), list[float]()
-    with suppress(ValueError):
-        waits.append(float(headers.get("retry-after-ms", "")) / 1000)
-    with suppress(ValueError):
-        waits.append(float(told))
-    with suppress(ValueError, TypeError):
+    for number, unit in ((headers.get("retry-after-ms", ""), 1000), (told, 1)):
+        with suppress(ValueError):
+            waits.append(float(number) / unit)
+    with suppress(ValueError, TypeError, OverflowError):
         waits.append(parsedate_to_datetime(told).timestamp() - time.time())
-    return next((wait for wait in waits if 0 < wait < math.inf), None)  # 0, nan: seen
+    return next((wait for wait in waits if 0 < wait < 1e9), None)  # 0, nan, inf: seen
 
 
 def http_errors() -> tuple[Any, ...]:
@@ -1141,27 +1157,33 @@ def http_errors() -> tuple[Any, ...]:
 
 
 def new_client(kind: str) -> Any:
-    """Return a client with no proxy to this machine and no queue for a free slot."""
+    """Return a client that has no proxy to this machine, no queue for a free slot, and
+    no cookies: they would go from one endpoint, or key, to another."""
+    from http.cookiejar import CookieJar, DefaultCookiePolicy
     from importlib import import_module, util
 
-    library = import_module("httpx" if util.find_spec("httpx") else "httpx2")
+    only = util.find_spec("httpx2") and not util.find_spec("httpx")
+    library = import_module("httpx2" if only else "httpx")
     direct = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
     limits = library.Limits(max_connections=None, max_keepalive_connections=32)
-    return getattr(library, kind)(mounts=direct, limits=limits)
+    jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    return getattr(library, kind)(mounts=direct, limits=limits, cookies=jar)
 
 
 @lru_cache
-def shared_client() -> Any:
+def shared_client(_process: int) -> Any:
     """Return the one client of this process: each further one would cost 20 ms."""
     return new_client("Client")
 
 
-POOLS: WeakKeyDictionary[Any, AsyncGenerator[Any, None]] = WeakKeyDictionary()
+POOLS: dict[Any, AsyncGenerator[Any, None]] = {}
 
 
 async def pool() -> AsyncGenerator[Any, None]:
     """Yield the one client of an event loop; asyncio.run closes it in the end."""
     async with new_client("AsyncClient") as client:
+        for closed in [loop for loop in POOLS if loop.is_closed()]:
+            del POOLS[closed]
         while True:
             yield client
 
@@ -1177,13 +1199,14 @@ def show(event: dict[str, Any]) -> None:
     if event["event"] == "call":
         n, attempt, style = event["spent"].calls, event["attempt"], ""
         came = repr(attempt.reply.text) if attempt.reply else f"fault: {attempt.fault}"
-        line = f"{n:3} {attempt.seconds:5.1f} s  {came}"
+        lines = [f"{n:3} {attempt.seconds:5.1f} s  {came}"]
     elif event["event"] == "decide":
-        told = getattr(event["move"], "settings", None) or ""
-        line = f"      {event['why']}\n      -> {event['fix']} {told}"
-        style = "cyan"
+        move, style = getattr(event["move"], "settings", None) or "", "cyan"
+        lines = [f"      {event['why']}", f"      -> {event['fix']} {move}"]
     elif event["event"] == "end" and not event["hook"]:
-        line, style = f"    = {event['result']}", "green" if event["result"] else "red"
+        style = "green" if event["result"] else "red"
+        lines = [f"    = {event['result']}"]
     else:
         return
-    Console(stderr=True).print(Text(visible(line), style), soft_wrap=True)
+    text = "\n".join(visible(line).replace("\n", "\\n") for line in lines)
+    Console(stderr=True).print(Text(text, style), soft_wrap=True)

@@ -26,6 +26,7 @@ import http.server
 import inspect
 import json
 import math
+import os
 import re
 import select
 import shutil
@@ -103,6 +104,7 @@ def test_result_is_truthy_readable_and_unwraps():
 def test_errors_show_their_reason_only():
     assert str(loop.Reject("no", value=3, score=0.5)) == "no"
     assert str(loop.CallError("busy", status=429, wait=2)) == "busy"
+    assert str(loop.Reject(why="no")) == "no" and str(loop.CallError(why="x")) == "x"
 
 
 # 2. The loop --------------------------------------------------------------------------
@@ -208,6 +210,33 @@ def test_request_that_was_refused_is_not_sent_again(go):
     result = go("n?", int, call=call, fixes=[same_again])
     assert not result and len(call.asked) == 1
     assert result.why.startswith("no fix-up speaks; at last: ValueError")
+
+
+def test_request_refused_without_a_word_is_not_sent_again_either(go):
+    def judge(text):
+        raise loop.Reject("")
+
+    call = loop.script("x", "y")
+    assert not go("n?", judge, call=call, fixes=[same_again]) and len(call.asked) == 1
+
+
+def test_fix_up_repairs_a_reply_once_so_that_repairs_end(go):
+    def close(state):
+        return loop.Use(state.text + "}")
+
+    result = go("n?", json.loads, call=loop.script('{"a": [1'), fixes=[close])
+    assert not result and result.spent.calls == 1
+    call = loop.script("a", "b")  # but each of the replies
+    result = go(
+        "n?", int, call=call, fixes=[close, reseed], limits=loop.Limits(tries=2)
+    )
+    assert [a.fixes for a in result.attempts] == [["close", "reseed"]] * 2
+
+
+def test_ask_takes_a_text_like_run(go):
+    call = loop.script("x", "1")
+    assert go("n?", int, call=call, fixes=[lambda s: loop.Ask("and now?")])
+    assert call.asked[1][0] == [{"role": "user", "content": "and now?"}]
 
 
 def test_settings_stick_until_changed_and_none_removes_one(go):
@@ -434,11 +463,45 @@ def test_hook_that_does_not_mind_its_fault_ends_the_run_not_the_reply(go):
     assert result.attempts[0].reply.text == "a"
 
 
+def test_hook_that_asks_again_and_again_ends_at_the_limit(go):
+    def judge(text):
+        while True:
+            with suppress(loop.CallError):
+                reply = yield loop.Ask("ok?")
+                if reply.text == "yes":
+                    return text
+
+    result = go("?", judge, call=lambda messages, **settings: "x")
+    assert result.why == "limit reached: 32 of 32 calls" and result.spent.calls == 32
+
+
+def test_bug_in_the_call_of_a_hook_passes_through(go):
+    def broken(messages, **settings):
+        raise KeyError("mine")
+
+    def judge(text):
+        yield loop.Ask("ok?", call=broken)
+
+    with pytest.raises(KeyError) as caught:
+        go("?", judge, call=loop.script("paid", "again"), fixes=[reseed])
+    assert [a.reply and a.reply.text for a in caught.value.attempts] == ["paid", None]
+
+
+def test_async_generator_is_no_hook(go):
+    async def judge(text):
+        yield loop.Ask("ok?")
+
+    with pytest.raises(TypeError, match="judge judge returned <async_generator"):
+        go("?", judge, call=loop.script("x"))
+    with pytest.raises(TypeError, match="judge returned <async_generator.*, not Ask"):
+        go("?", int, call=loop.script("x"), fixes=[judge])
+
+
 def test_hooks_may_be_async_under_arun():
     async def call(messages, **settings):
         await asyncio.sleep(0)
         if not settings:
-            raise TimeoutError("slow")
+            raise asyncio.TimeoutError("slow")  # as of asyncio.wait_for
         return str(settings["seed"])
 
     async def judge(text):
@@ -557,9 +620,9 @@ def test_call_that_returns_no_reply_is_named(go):
         ({"ask": []}, "ask is .*: give a text or"),
         ({"ask": [{"content": "x"}]}, "ask is .*role"),
         ({"ask": ["x"]}, "ask is .*role"),
-        ({"judge": "x"}, "no function: .'x'"),
-        ({"call": None}, "no function: .None"),
-        ({"fixes": [reseed, 7]}, "no function: .7"),
+        ({"judge": "x"}, "must be functions, not .'x'"),
+        ({"call": None}, "must be functions, not .None"),
+        ({"fixes": [reseed, 7]}, "must be functions, not .7"),
         ({"fixes": [reseed, partial(reseed)]}, "two fix-ups are named 'reseed'"),
         ({"faults": [reseed, reseed]}, "two fix-ups are named 'reseed'"),
         (
@@ -729,6 +792,14 @@ def test_json_with_lists_the_allowed_values():
     assert complaint(judge, '{"mood": true}') == told + "true"
 
 
+def test_judge_that_is_told_wrong_things_is_refused_when_it_is_made():
+    for want in (list[str], int | None, ["good", "bad"], "int", ()):
+        with pytest.raises(TypeError, match="mood: give a type, or a tuple of values"):
+            loop.json_with(mood=want)
+    with pytest.raises(AttributeError):
+        loop.one_of(["yes", "no"])
+
+
 def test_one_of_takes_a_label_in_any_case():
     judge = loop.one_of("positive", "NEGATIVE")
     assert value(judge, " Negative\n") == "NEGATIVE"
@@ -833,7 +904,12 @@ def test_think_tags():
     judge = loop.one_of("yes", "no")
     for text in ("<think>It could be no.</think>\nyes", "so it is, not no</think> yes"):
         assert repaired(judge, text) == ("yes", ["think_tags"])
-    assert repaired(judge, "<think>it never ends, no")[1] == []
+    assert repaired(judge, "<think>it never ends, no")[0] is None
+    draft = f"<think>\nPerhaps {PERSON}? No: the"
+    assert repaired(loop.json_with(name=str), draft)[0] is None
+    assert repaired(judge, "<think>At first it is yes. But")[0] is None
+    cut = f'{{"n": "</think>", "best": {PERSON}, "o'
+    assert repaired(loop.json_with(name=str), cut)[0] is None
     note = (
         '{"note": "close it with </think>"}'  # the tag in a string is text: probe#439
     )
@@ -845,6 +921,9 @@ def test_code_fence():
     text = "Try:\n```python\nx = 1\n```\nor better\n```\nx = 2\n```\n"
     judge = loop.check(lambda text: text.startswith("x"), "give only code")
     assert repaired(judge, text) == ("x = 2\n", ["code_fence"])
+    doc = json.dumps({"name": "Eve", "doc": f"\n```\n{PERSON}\n```\n"})
+    text = doc.replace("\\n", "\n")  # a code block in a string of the JSON is text
+    assert repaired(loop.json_with(name=str), text)[0]["name"] == "Eve"
 
 
 PERSON_KEYS = {"name": str, "age": int}
@@ -860,8 +939,7 @@ PERSON_KEYS = {"name": str, "age": int}
         'This JSON is: `{\n  "name": "Ada",\n  "age": 36\n}`\n\nSo the answer is: "Ada"',
         'JSON: [JSON 1] \nJSON 2: {"name": "Ada", "age": 36}',
         'Use {name} like this: {"name": "Ada", "age": 36}',
-        'As in [1], {"x": "}"} is wrong: {"name": "Ada", "age": 36}',
-        'Here [see "the note below] it is: {"name": "Ada", "age": 36}',
+        'As in [1]: {"x": "}"} is wrong: {"name": "Ada", "age": 36}',
     ],
 )
 def test_json_in_prose(text):
@@ -886,6 +964,10 @@ def test_json_in_prose(text):
          "age": 36, "x": [True, None, False]}),
         ('{"name": "True, None: \'x\'", "age": 36,}', {"name": "True, None: 'x'",
          "age": 36}),
+        ('{"name": "two\r\nlines", "age": 36}', {"name": "two\r\nlines", "age": 36}),
+        ('{"name": "Ada", # a remark }\n"age": 36,}', {"name": "Ada", "age": 36}),
+        ("{'name': 'Ada', 'age': 36}\nSee [1].", {"name": "Ada", "age": 36}),
+        ('{name: "Ada", älter: null, age: 36}', {"name": "Ada", "älter": None, "age": 36}),
     ],
 )  # fmt: skip
 def test_json_slips(text, value):
@@ -903,10 +985,22 @@ def test_json_slips(text, value):
         '{"name": "The_Nurse", "age": 36, "date": {"name": "Ada", "age": 36}',
         "{people: [{'name': 'Ada', 'age': 36}, {",
         '{"text": "it said {\\"name\\": \\"Ada\\", \\"age\\": 36}',
+        f'{{1: {PERSON}, {{"na',
+        f'[ // all\n{PERSON}, {{"na',
+        f'[..., {PERSON}, {{"na',
+        f'{{first-name: {PERSON}, b: {{"na',
+        f'{{älteste: {PERSON}, b: {{"na',
+        f'{{"note": 1, // see }}\n"best": {PERSON}, "o": {{"na',
+        f'{{"note": 1, // see }} "x"\n"best": {PERSON}, "o": {{"na',
+        """{'age': 65, 'name': ',}{"name": "Eve", "age": 1}""",
+        f'{{"note": 1 /* "best": {PERSON}',
+        '{"age": 36,\n"name": "The "#1" Ada"\n}',
+        '{"age": 36,\n"name": "The " # 1" Ada"\n}',
+        f'Here [see "the note below] it is: {PERSON}',
     ],
 )
 def test_nothing_is_taken_out_of_json_that_is_cut_off(text):
-    assert repaired(loop.json_with(**PERSON_KEYS), text) == (None, [])
+    assert repaired(loop.json_with(**PERSON_KEYS), text)[0] is None
 
 
 def test_json_that_was_whole_before_the_cut_is_taken():
@@ -916,21 +1010,12 @@ def test_json_that_was_whole_before_the_cut_is_taken():
 
 
 def test_json_spans_take_time_linear_in_the_text():
-    for unit in (
-        "[",
-        '{"',
-        "{'",
-        "```",
-        "<think>",
-        "{a:",
-        '[{"a":',
-        "}",
-        '"',
-        "'",
-        "\\",
-    ):
+    units = ["[", '{"', "{'", "```", "<think>", "{a:", '[{"a":', "}", '"', "'", "\\"]
+    units += ["/* ", "//", "# ", "“", "\\'", " '", ", ", ",]", ": ", "aaaa"]
+    for unit in [*units, *(f'{{"a": 1 {unit}' for unit in units)]:
         began = time.perf_counter()
-        assert repaired(loop.json_with(a=int), unit * (300_000 // len(unit)))[0] is None
+        text = f'{{"a": {unit * (200_000 // len(unit))}}}'
+        assert repaired(loop.json_with(a=int), text)[0] is None
         assert time.perf_counter() - began < 20  # squares of this take hours
 
 
@@ -945,6 +1030,10 @@ def test_json_spans_take_time_linear_in_the_text():
         ),
         ("Positive: positive\nNegative: negative", None),
         ("It isn't negative.", None),
+        ("It isn\u2019t negative.", None),
+        ("I cannot say that it is positive.", None),
+        ("neither positive", None),
+        ("non-positive", None),
         ("The battery died.", None),
         ("positively", None),
     ],
@@ -1019,9 +1108,18 @@ def test_repetition_loop(unit):
     assert settings == [{"seed": 1, "temperature": 0.5}]
 
 
+def test_repetition_loop_never_asks_cooler():
+    settings, _ = sent_after(["ha " * 200, "1"], temperature=1.9)
+    assert settings == [{"seed": 1, "temperature": 1.9}]
+
+
 def test_text_without_a_loop_is_no_repetition_loop():
-    text = " ".join(str(n * n) for n in range(200))
-    assert sent_after([text, "1"])[0] == [{"seed": 1}]
+    people = [{"name": f"Person {n}", "age": n, "city": "Oslo"} for n in range(40)]
+    for text in (
+        " ".join(str(n * n) for n in range(200)),
+        json.dumps(people, indent=1),
+    ):
+        assert sent_after([text, "1"])[0] == [{"seed": 1}]
 
 
 def test_cut_by_length():
@@ -1053,6 +1151,20 @@ def test_re_asks_fall_silent_once_stuck_and_the_ladder_below_speaks(go):
     fixes = [*loop.FIXES, loop.escalate(big), person]
     result = go("n?", int, call=loop.script("x", "x", "x"), fixes=fixes)
     assert result.why.startswith("ask a person")
+
+
+def test_escalate_speaks_though_a_hook_asked_the_same_model(go):
+    big = loop.script("no", "7", "yes")
+
+    def judge(text):
+        reply = yield loop.Ask("ok?", call=big)
+        if reply.text != "yes":
+            raise loop.Reject("no")
+        return text
+
+    assert (
+        go("n?", judge, call=loop.script("x"), fixes=[loop.escalate(big)]).value == "7"
+    )
 
 
 def test_with_example(go):
@@ -1329,6 +1441,17 @@ def test_chat_ends_a_reply_that_trickles(served, post):
     assert caught.value.billed
 
 
+def test_chat_keeps_a_reply_that_is_late_but_whole(served):
+    call = loop.chat(base_url=served.url, timeout=5)
+
+    def late(handler):  # the clock runs on while the answer is on its way
+        call.timeout = 0
+        handler.wfile.write(json.dumps(envelope({"content": "paid"})).encode())
+
+    served.will(late)
+    assert call([]).text == "paid"
+
+
 def test_chat_ends_a_reply_that_is_too_large(served, monkeypatch):
     monkeypatch.setattr(loop, "BODY_LIMIT", 1000)
     served.will("x" * 2000)
@@ -1345,6 +1468,31 @@ def test_chat_tells_a_silent_server_and_a_broken_line(served, post):
     with pytest.raises(loop.CallError, match="RemoteProtocolError") as caught:
         post()
     assert caught.value.billed
+
+
+def test_chat_asks_for_no_compression(served, post):
+    served.will("x")
+    post()
+    assert served.seen[0][1]["Accept-Encoding"] == "identity"
+
+
+def test_chat_keeps_no_cookies(served):
+    served.will("x", Set_Cookie="sid=1; Path=/").will("y")
+    for _ in range(2):
+        loop.chat(base_url=served.url)([])
+    assert "Cookie" not in served.seen[1][1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_chat_in_a_forked_process_has_a_connection_of_its_own(served):
+    served.will("x").will("y").will("z")
+    call = loop.chat(base_url=served.url)
+    call([])
+    for _ in range(2):
+        if (child := os.fork()) == 0:
+            os._exit(0 if call([]).text in "yz" else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert len(served.ports) == 3
 
 
 def test_chat_tells_an_endpoint_that_cannot_be_reached(served, post):
@@ -1388,6 +1536,13 @@ def test_chat_needs_an_endpoint_and_takes_it_from_the_environment(served, monkey
     assert headers["Authorization"] == "Bearer k2"
 
 
+def test_chat_with_an_empty_key_sends_none(served, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k2")
+    served.will("x")
+    loop.chat("m", served.url, "")([])
+    assert "Authorization" not in served.seen[0][1]
+
+
 def test_chat_inside_a_running_event_loop_names_achat(served):
     async def main():
         return await loop.arun("?", int, call=loop.chat(base_url=served.url))
@@ -1398,7 +1553,7 @@ def test_chat_inside_a_running_event_loop_names_achat(served):
 
 
 def forget_client():
-    loop.shared_client().close()
+    loop.shared_client(os.getpid()).close()
     loop.shared_client.cache_clear()
 
 
@@ -1435,6 +1590,7 @@ def test_achat_shares_a_client_within_a_loop_and_closes_it_with_the_loop(served)
     asyncio.run(main())
     assert clients[0] is clients[1] and clients[2] is clients[3]
     assert clients[0] is not clients[2] and all(client.is_closed for client in clients)
+    assert len(loop.POOLS) == 1  # those of loops that were closed are forgotten
 
 
 KEY = "sk-canary-0123456789"
@@ -1448,13 +1604,28 @@ def test_the_key_is_in_no_error_and_no_report(served, post):
             post(api_key=KEY)
         text = "".join(traceback.format_exception(caught.value))
         assert KEY not in text and "(key)" in str(caught.value)
+    secrets = {
+        "headers": {"api-key": KEY},
+        "base_url": served.url.replace("//", f"//u:{KEY}@"),
+    }
+    for body in (
+        {"error": {"message": "x" * 240 + KEY, "code": KEY}},
+        f"{'x' * 240}{KEY}",
+    ):
+        served.will(body.encode() if isinstance(body, str) else body, 500)
+        with pytest.raises(loop.CallError) as caught:
+            post(**secrets)
+        assert "canary" not in repr(caught.value) and len(str(caught.value)) < 400
     call = loop.chat("m", served.url, KEY)
     assert KEY not in repr(call) and KEY not in json.dumps(call.settings)
     result = loop.run("?", str, call=call, limits=loop.Limits(calls=0))
     assert KEY not in repr(result)
     for bad in ("sk-canary\nx", "sk-canary-é"):
+        with pytest.raises(ValueError, match="characters that HTTP") as caught:
+            loop.chat("m", served.url, headers={"api-key": bad})
+        assert "canary" not in str(caught.value)
         with pytest.raises(
-            ValueError, match="characters that no HTTP header"
+            ValueError, match="characters that HTTP does not allow"
         ) as caught:
             loop.chat("m", served.url, bad)
         assert "canary" not in str(caught.value)
@@ -1498,15 +1669,15 @@ def test_a_whole_run_over_http(served, go):
 
 def test_show_tells_a_run_line_by_line(go, capsys):
     call = loop.script(
-        loop.CallError("busy", status=500, wait=1e-9), "x\x1b[2J[/red]", "5"
+        loop.CallError("busy\n= accepted", status=500, wait=1e-9), "x\x1b[2J[/red]", "5"
     )
     assert go("n?", int, call=call, watch=loop.show).value == 5
     out, err = capsys.readouterr()
     assert out == "" and err.isascii() and "\x1b" not in err
     lines = [re.sub(r"\d\.\d s", "_ s", line).strip() for line in err.splitlines()]
     assert lines == [
-        "1   _ s  fault: busy",
-        "busy",
+        "1   _ s  fault: busy\\n= accepted",
+        "busy\\n= accepted",
         "-> told_to_wait",
         "2   _ s  'x\\x1b[2J[/red]'",
         "ValueError: invalid literal for int() with base 10: 'x\\x1b[2J[/red]'",
