@@ -35,13 +35,11 @@ Each section uses only those above it: cut the file at any heading, and the rest
     2. The loop     steps: the only place that calls, waits, retries or ends
     3. Drivers      run, arun; script, a call for your tests
     4. Judges       json_with, one_of, matches, grounded, check, all_of, probe
-    5. Fix-ups      the special cases, in two lists, asked from the top.
-                    FIXES, for a refused reply: repair it for free; else ask the task
-                    again with a new seed, then also with the complaint as a note, but
-                    never with the bad reply in view, which a model would repeat.
-                    FAULTS, for a failed call: wait and send the same again, as after a
-                    429; or stop, as after a 400.
-                    Yours: run(..., fixes=[mine, *FIXES]), in front or where it fits.
+    5. Fix-ups      the special cases: run(..., fixes=[mine, *FIXES]) adds yours.
+                    FIXES, of a refused reply: repair it for free; else ask the task
+                    again with a new seed, and then with the complaint as a note; the
+                    bad reply is not shown: a model that sees it repeats it.
+                    FAULTS, of a failed call: wait, send the same (429); stop (400).
     6. Calls        chat, achat: any OpenAI-compatible endpoint
     7. The screen   show: a run as it happens, line by line
 """
@@ -130,9 +128,7 @@ class Ask:
     """A move: call again with these messages, after `wait` seconds.
 
     Settings and call stick until changed; None removes a setting; another call starts
-    with none. A request whose reply was refused is not sent again, to the byte: to ask
-    for it is not to speak, and the next fix-up is asked.
-    """
+    with none. To ask for what was refused before, to the byte, is not to speak."""
 
     def __init__(
         self, ask: str | Messages, wait: float = 0, call: Any = None, **settings: Any
@@ -301,7 +297,7 @@ def steps(state: Run, move: Any) -> Steps:
                 except (CallError, HookError, *BUGS):
                     raise
                 except Exception as error:
-                    if hasattr(error, "attempts"):  # not the judge's own: of its call
+                    if hasattr(error, "attempts"):  # a bug in a call that it made
                         raise
                     state.refused(text, error)
                 else:
@@ -343,9 +339,7 @@ class Run(State):
             if limit is not None and not used < limit:  # not ">=": NaN ends a run, too
                 return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
         if self.limits.cost is not None and getattr(call, "price", None) is None:
-            raise ValueError(
-                f"limit on cost, but {name_of(call)} has no price=(.., ..)"
-            )
+            raise ValueError(f"cost limit, but {name_of(call)} has no price=(in, out)")
         return ""
 
     def sent(self, move: Ask) -> None:
@@ -419,9 +413,7 @@ class Run(State):
             request = (call, move.messages, effective(call, changed))
             refusals = (a for a in self.attempts if a.reply and not a.hook)
             new = all((a.call, a.messages, a.settings) != request for a in refusals)
-        elif isinstance(move, Use) and all(
-            isinstance(text, str) for text in move.texts
-        ):
+        elif isinstance(move, Use) and all(isinstance(t, str) for t in move.texts):
             new = name not in attempt.fixes and not self.seen.issuperset(move.texts)
         elif not (new := isinstance(move, Stop)) and move is not None:
             raise HookError(f"{name} returned {move!r}, not Ask, Use, Stop or None")
@@ -581,12 +573,13 @@ def run(
         if len(set(names)) < len(names):
             raise ValueError(f"two fix-ups are named {max(names, key=names.count)!r}")
     own = getattr(call, "func", call)  # of a partial
-    code = getattr(own, "__code__", 0) or getattr(type(own).__call__, "__code__", 0)
-    if code and not code.co_flags & CO_VARKEYWORDS:
+    own = own if hasattr(own, "__code__") else type(own).__call__
+    code = getattr(own, "__code__", None)
+    if code is not None and not code.co_flags & CO_VARKEYWORDS:
         raise TypeError(f"call {name_of(call)} takes no settings: add **settings")
     state = Run(task, judge, call, fixes, faults, filled(limits), watch=watch)
     state.tell("start", task=task, fixes=fixes, limits=state.limits)
-    return driver(state)
+    return cast("Result[T]", driver(state))
 
 
 async def arun(
@@ -597,7 +590,8 @@ async def arun(
     **options: Any,
 ) -> Result[T]:
     """Do what `run` does, with the same options, and await what is awaitable."""
-    return await cast("Any", run(ask, judge, call=call, driver=adrive, **options))
+    result: Any = run(ask, judge, call=call, driver=adrive, **options)
+    return cast("Result[T]", await result)
 
 
 @lru_cache
@@ -631,15 +625,13 @@ def json_with(**keys: Any) -> Hook:
     """Judge: the text is one JSON object with at least these keys; returns the object.
 
     A key is told by its type or by a tuple of the allowed values: json_with(name=str,
-    mood=("good", "bad")). The score of a refusal is minus the number of wrong keys.
-    """
-
+    mood=("good", "bad")). The score of a refusal is minus the number of wrong keys."""
     for key, want in keys.items():
         if not (isinstance(want, type) or (want and isinstance(want, tuple))):
             raise TypeError(f"{key}: give a type, or a tuple of values, not {want!r}")
 
     def json_with(text: str) -> dict[str, Any]:
-        found: Any = dig(dict, strict_json(text))
+        found: dict[str, Any] | None = dig(dict, strict_json(text))
         if found is None:
             raise Reject(f"expected a JSON object with the keys {', '.join(keys)}")
         told = {key: mismatch(found.get(key, ...), want) for key, want in keys.items()}
@@ -726,8 +718,7 @@ def grounded(source: str, *keys: str) -> Hook:
     """Judge: every quote stands word for word in the source; returns what it is given.
 
     Quotes are what an object has at these keys, a string or a list of them; else what
-    stands in quotation marks. 0 of 6 were real, in OpenContracts#2189.
-    """
+    stands in quotation marks. 0 of 6 were real, in OpenContracts#2189."""
     source = plain(source)
 
     def grounded(found: Any) -> Any:
@@ -772,8 +763,7 @@ def all_of(*judges: Hook) -> Hook:
 
 def probe(judge: Hook, ask: str | Messages) -> list[str]:
     """Return those of "", "I don't know" and an echo of the ask that a judge accepts:
-    none, if it is any good. Nothing is called; write `assert not probe(judge, ask)`.
-    """
+    none, if it is any good. Nothing is called; write `assert not probe(judge, ask)`."""
     echo = ask if isinstance(ask, str) else str(ask[-1]["content"])
     texts, once = ("", "I don't know", echo), Limits(calls=1)
     return [t for t in texts if run(ask, judge, call=script(t), fixes=(), limits=once)]
@@ -784,8 +774,7 @@ def probe(judge: Hook, ask: str | Messages) -> list[str]:
 
 def think_tags(state: State) -> Use | None:
     """The model thought aloud: use what comes after its last </think>, opened or not
-    (qwen-code#6033), and nothing of a thought that never ends; but a tag in a JSON
-    string is text (probe#439)."""
+    (qwen-code#6033); none of an endless thought; tags in strings stay (probe#439)."""
     if any("think>" in span for span in json_spans(state.text)):
         return None
     answer = state.text.rpartition("</think>")[2].partition("<think>")[0]
@@ -844,11 +833,10 @@ def json_spans(text: str) -> tuple[str, ...]:
     while root := re.compile(r"[{[]").search(text, end):
         start, end, closing = root.start(), 0, list[str]()
         for token in JSONISH.finditer(text, start):
-            if token[0] in "{[":
-                closing.append("}" if token[0] == "{" else "]")
-            elif token.lastgroup == "open" or (
-                token[0] in "}]" and closing.pop() != token[0]
-            ):
+            kind, mark = token.lastgroup, token[0]
+            if mark in "{[":
+                closing.append("}" if mark == "{" else "]")
+            elif kind == "open" or (mark in "}]" and closing.pop() != mark):
                 break
             if not closing:
                 end = token.end()
@@ -862,12 +850,13 @@ def json_spans(text: str) -> tuple[str, ...]:
 def label_in_text(state: State) -> Use | None:
     """There is talk around a label of one_of: use it if it alone is named, and nothing
     is denied. SmolLM2 of a neutral text: "positive, but it's not entirely neutral"."""
-    text, labels = state.text, getattr(state.judge, "labels", ())
-    denied = r"(?i)\b(not?|non|nor|never|neither|cannot|hardly|without)\b|n['\u2019]t\b"
-    if not labels or re.search(denied, text):
+    labels, text = getattr(state.judge, "labels", ()), state.text
+    rests = {x: re.sub(rf"(?i)(?<!\w){re.escape(x)}(?!\w)", "", text) for x in labels}
+    named = [label for label, rest in rests.items() if rest != text]
+    denial = r"(?i)\b(not?|non|nor|never|neither|cannot|hardly|without)\b|n['\u2019]t\b"
+    if len(named) != 1 or re.search(denial, rests[named[0]]):
         return None
-    named = [x for x in labels if re.search(rf"(?i)(?<!\w){re.escape(x)}(?!\w)", text)]
-    return Use(named[0]) if len(named) == 1 else None
+    return Use(*named)
 
 
 def empty_reply(state: State) -> Ask | None:
@@ -896,9 +885,8 @@ def cut_by_length(state: State) -> Ask | None:
 
 
 def ask_afresh(state: State) -> Ask | None:
-    """Every other refusal, from the first: the task again, with a new seed, no more. A
-    model that is shown its bad answer repeats it: SmolLM2 in 78 % of re-asks, else 3 %.
-    """
+    """Every other refusal, from the first: the task again, a new seed, no more. A model
+    that is shown its bad answer repeats it: SmolLM2 in 78 % of re-asks, else 3 %."""
     return afresh(state) if state.judged % 2 else None
 
 

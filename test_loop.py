@@ -647,7 +647,7 @@ def test_escalation_to_a_call_without_a_price_keeps_the_cost_limit(go):
     dear = lambda messages, **settings: "1"
     fix = lambda state: loop.Ask(state.task, call=dear)
     with pytest.raises(
-        ValueError, match="limit on cost, but <lambda> has no price"
+        ValueError, match="cost limit, but <lambda> has no price"
     ) as caught:
         go("?", int, call=loop.script("x"), fixes=[fix], limits=loop.Limits(cost=1))
     assert caught.value.attempts[0].reply.text == "x"
@@ -1042,6 +1042,12 @@ def test_label_in_text(text, label):
     judge = loop.one_of("positive", "negative", "neutral")
     assert repaired(judge, text)[0] == label
     assert repaired(loop.all_of(judge, loop.check(bool, "x")), text)[0] == label
+
+
+def test_label_in_text_where_the_label_is_a_denial():
+    judge = loop.one_of("yes", "no")
+    assert repaired(judge, "The answer is: No.")[0] == "no"
+    assert repaired(judge, "It is not no.")[0] is None
 
 
 def sent_after(replies, judge=int, **settings):
