@@ -18,14 +18,16 @@
 
 A small real model (see local_model.py; or set OPENAI_BASE_URL) is asked for the name
 and the age in a sentence. You see what came back, why it was refused, which special
-case acted, and what the loop was worth. Exit status: 0; 1 if a sentence was given up;
-3 if no reply ever came; 130 after Ctrl-C, with the figures so far.
+case acted, and what the loop was worth. Exit status: 0; 1 if nothing was accepted;
+2 for a wrong argument; 3 if no reply ever came; 130 after Ctrl-C, with figures so far.
 """
 
 import argparse
 import json
+import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +83,10 @@ def main() -> int:
     options = parser.parse_args()
     if not 1 <= options.n <= 240:
         parser.error(f"-n {options.n}: there are 1 to 240 sentences")
-    call = model(temperature=0.7, max_tokens=64, seed=options.seed)
     names = "items accepted correct first_accepted first_correct calls tokens".split()
     told, began, status = dict.fromkeys(names, 0), time.monotonic(), 0
     try:
+        call = model(temperature=0.7, max_tokens=64, seed=options.seed)
         for sentence, record in items()[: options.n]:
             if not options.q:
                 print(f"\n{sentence}", file=sys.stderr)
@@ -108,21 +110,25 @@ def main() -> int:
             told["tokens"] += result.spent.tokens
     except KeyboardInterrupt:
         status = 130
+    except ValueError as error:  # of OPENAI_BASE_URL, or of a key
+        parser.error(str(error))
     told["seconds"] = round(time.monotonic() - began, 1)
     # McNemar's exact test: a first reply that is right ends the run, so none is lost.
     told["p"] = min(1.0, 2.0 ** (1 + told["first_correct"] - told["correct"]))
-    if options.json:
-        print(json.dumps(told))
-    else:
-        print(REPORT.format(**told))
-    return status or int(told["accepted"] < told["items"])
+    told["given_up"] = told["items"] - told["accepted"]
+    if not options.q:
+        print(file=sys.stderr)
+    print(json.dumps(told) if options.json else REPORT.format(**told))
+    return status or int(told["accepted"] == 0)
 
 
-REPORT = """
-{items} sentences: accepted {accepted}, of these correct {correct}
+REPORT = """\
+{items} sentences: accepted {accepted}, of these correct {correct}; given up {given_up}
 first replies alone: accepted {first_accepted}, of these correct {first_correct}
     (paired by sentence, the difference in correct ones has p = {p:.2g})
 cost: {calls} calls, {tokens} tokens, {seconds} s"""
 
 if __name__ == "__main__":
+    with suppress(AttributeError):  # there is none on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of `| head`: just end
     raise SystemExit(main())

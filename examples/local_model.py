@@ -21,6 +21,7 @@ in xllamacpp, serves it as an OpenAI-compatible endpoint on a free port of this 
 
 import argparse
 import os
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -56,7 +57,13 @@ def server() -> Any:
     params.verbosity = -1  # or it logs each request on stderr
     # Half of the cores: on a busy machine more of them wait for one another.
     params.cpuparams.n_threads = min(4, max(1, (os.cpu_count() or 1) // 2))
-    return xllamacpp.Server(params)
+    # Ctrl-C while it starts would leave it half made, and hang: let that wait.
+    mask = getattr(signal, "pthread_sigmask", lambda *_: None)  # none on Windows
+    mask(getattr(signal, "SIG_BLOCK", 0), {signal.SIGINT})
+    try:
+        return xllamacpp.Server(params)
+    finally:
+        mask(getattr(signal, "SIG_UNBLOCK", 0), {signal.SIGINT})
 
 
 def model(**settings: Any) -> loop.chat:
@@ -64,14 +71,15 @@ def model(**settings: Any) -> loop.chat:
     if os.getenv("OPENAI_BASE_URL"):
         return loop.chat(**settings)
     address = f"{server().listening_address}/v1"
-    return loop.chat(NAME, address, api_key="none", **settings)
+    return loop.chat(NAME, address, "", **settings)
 
 
 if __name__ == "__main__":
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    print(f"export OPENAI_BASE_URL={server().listening_address}/v1 OPENAI_MODEL={NAME}")
+    address = f"{server().listening_address}/v1"
+    print(f"export OPENAI_BASE_URL={address} OPENAI_MODEL={NAME}", flush=True)
     print("serving until Ctrl-C", file=sys.stderr)
     with suppress(KeyboardInterrupt):
         threading.Event().wait()

@@ -17,9 +17,11 @@ Each is the best of many rounds: a busy machine only ever adds. Exit status 0.
 import argparse
 import json
 import re
+import signal
 import subprocess
 import sys
 import timeit
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -82,4 +84,6 @@ def main():
 
 
 if __name__ == "__main__":
+    with suppress(AttributeError):  # there is none on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of `| head`: just end
     main()
