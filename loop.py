@@ -22,9 +22,9 @@ The words, each with an example:
     fix-up     json_slips                            fix(state) -> move; a special case
     move       Ask(messages, seed=1)                 or Use(text), Stop(why); None: pass
 
-Each hook (call, judge, fix-up) is a plain function that you write or copy. One that
-needs a model is a generator: `reply = yield Ask(messages, call=other)`. Any may be
-`async`: then write `await arun(...)`, and `achat` for `chat`; all else stays the same.
+Each hook (call, judge, fix-up) is a plain function that you write or copy. A judge or
+fix-up that needs a model is a generator: `reply = yield Ask(messages, call=other)`. Any
+may be `async`: write `await arun(...)`, `achat` for `chat`; all else stays the same.
 
 Not here: prompt templates, agents, vector stores, schemas, plug-ins, config, servers;
 durable timers, queues and clusters, which belong to the engines made for them.
@@ -35,10 +35,10 @@ Each section uses only those above it: cut the file at any heading, and the rest
     2. The loop     steps: the only place that calls, waits, retries or ends
     3. Drivers      run, arun; script, a call for your tests
     4. Judges       json_with, one_of, matches, grounded, check, all_of, probe
-    5. Fix-ups      the special cases: run(..., fixes=[mine, *FIXES]) adds yours.
-                    FIXES, of a refused reply: repair it for free; else ask the task
-                    again with a new seed, and then with the complaint as a note; the
-                    bad reply is not shown: a model that sees it repeats it.
+    5. Fix-ups      the special cases: run(..., fixes=[mine, *FIXES], faults=...).
+                    FIXES, of a refused reply: repair it, for free; else send the same
+                    task with a new seed; the next time with one more and the complaint
+                    as a note below it; never the bad reply: shown, it is repeated.
                     FAULTS, of a failed call: wait, send the same (429); stop (400).
     6. Calls        chat, achat: any OpenAI-compatible endpoint
     7. The screen   show: a run as it happens, line by line
@@ -70,8 +70,8 @@ Hook = Callable[..., Any]
 FIXES: list[Hook] = []  # asked in order about a refused reply; filled in section 5
 FAULTS: list[Hook] = []  # asked in order about a failed call; filled in section 5
 
-# A judge that raises one of these is broken: it stops the run. Any other error refuses:
-# a KeyError or a TypeError as a rule comes of what the model wrote.
+# A judge that raises one of these is broken, and `run` raises it. Any other error refuses
+# the reply: a KeyError or a TypeError as a rule comes of what the model wrote.
 BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
 
 
@@ -128,7 +128,7 @@ class Ask:
     """A move: call again with these messages, after `wait` seconds.
 
     Settings and call stick until changed; None removes a setting; another call starts
-    with none. To ask for what was refused before, to the byte, is not to speak."""
+    with none. An Ask for what brought a refused reply, to the byte, counts as None."""
 
     def __init__(
         self, ask: str | Messages, wait: float = 0, call: Any = None, **settings: Any
@@ -297,8 +297,8 @@ def steps(state: Run, move: Any) -> Steps:
                 except (CallError, HookError, *BUGS):
                     raise
                 except Exception as error:
-                    if hasattr(error, "attempts"):  # a bug in a call that it made
-                        raise
+                    if vars(error).get("attempts") is state.attempts:
+                        raise  # a bug in a call that the judge made
                     state.refused(text, error)
                 else:
                     return state.ended("accepted", value)
@@ -344,7 +344,7 @@ class Run(State):
 
     def sent(self, move: Ask) -> None:
         """Make this the present request, and count it: no free calls."""
-        if move.call is not None and move.call is not self.call:
+        if move.call is not None and move.call != self.call:
             self.call, self.changed, self.stuck = move.call, {}, False
         self.changed = self.changed | move.settings
         self.settings = effective(self.call, self.changed)
@@ -409,7 +409,7 @@ class Run(State):
         name, attempt = name_of(fix), self.attempt
         if isinstance(move, Ask):
             call = move.call or self.call
-            changed = (self.changed if call is self.call else {}) | move.settings
+            changed = (self.changed if call == self.call else {}) | move.settings
             request = (call, move.messages, effective(call, changed))
             refusals = (a for a in self.attempts if a.reply and not a.hook)
             new = all((a.call, a.messages, a.settings) != request for a in refusals)
@@ -910,7 +910,7 @@ def escalate(call: Hook) -> Hook:
     [*FIXES, escalate(big)]: the re-asks above it fall silent once a model is stuck."""
 
     def escalate(state: State) -> Ask | None:
-        asked = any(a.call is call and not a.hook for a in state.attempts)
+        asked = any(a.call == call and not a.hook for a in state.attempts)
         return None if asked else Ask(state.task, call=call)
 
     escalate.__name__ = f"escalate_to_{name_of(call)}"

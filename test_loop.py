@@ -475,6 +475,30 @@ def test_hook_that_asks_again_and_again_ends_at_the_limit(go):
     assert result.why == "limit reached: 32 of 32 calls" and result.spent.calls == 32
 
 
+def test_bound_method_is_one_and_the_same_call_each_time(go):
+    class Client:
+        def ask(self, messages, **settings):
+            return str(settings.get("seed", "x"))
+
+    client = Client()
+    moves = iter([{"seed": "y"}, {"top_p": 1}, {"seed": 5}])
+    fix = lambda state: loop.Ask(state.task, call=client.ask, **next(moves))
+    result = go("?", int, call=client.ask, fixes=[fix])
+    assert result.attempts[-1].settings == {"seed": 5, "top_p": 1}
+
+
+def test_error_with_attempts_of_its_own_refuses_like_any_other(go):
+    class Odd(Exception):
+        attempts = 3
+
+    def judge(text):
+        if text == "x":
+            raise Odd("no")
+        return text
+
+    assert go("?", judge, call=loop.script("x", "y"), fixes=[reseed]).value == "y"
+
+
 def test_bug_in_the_call_of_a_hook_passes_through(go):
     def broken(messages, **settings):
         raise KeyError("mine")
