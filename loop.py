@@ -70,8 +70,8 @@ Hook = Callable[..., Any]
 FIXES: list[Hook] = []  # asked in order about a refused reply; filled in section 5
 FAULTS: list[Hook] = []  # asked in order about a failed call; filled in section 5
 
-# A judge that raises one of these is broken, and `run` raises it. Any other error refuses
-# the reply: a KeyError or a TypeError as a rule comes of what the model wrote.
+# A judge that raises one of these is broken, and so `run` raises it. Any other error is
+# a refusal: a KeyError or a TypeError comes, as a rule, of what the model wrote.
 BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
 
 
