@@ -562,8 +562,7 @@ def run(
     """Ask until the judge accepts, a special case says stop or a limit is reached.
 
     Returns a Result, accepted or not; raises TypeError or ValueError for a wrong hook,
-    before anything is paid for. driver: what sends the loop on, as an engine may.
-    """
+    before anything is paid for. driver: what sends the loop on, as an engine may."""
     task: Any = Ask(ask).messages
     if not dig(list, task) or not all(dig(str, message, "role") for message in task):
         raise TypeError(f"ask is {ask!r}: give a text or [{{'role': .., ..}}]")
@@ -620,6 +619,8 @@ def script(*replies: Reply | str | Exception) -> Hook:
 
 # 4. Judges ----------------------------------------------------------------------------
 
+KINDS = {str: "a string", int: "an integer", float: "a number", bool: "a boolean"}
+
 
 def json_with(**keys: Any) -> Hook:
     """Judge: the text is one JSON object with at least these keys; returns the object.
@@ -659,9 +660,6 @@ def strict_json(text: str) -> Any:
     except ValueError as error:
         raise Reject(f"the text is not one JSON value: {error}") from None
     return value
-
-
-KINDS = {str: "a string", int: "an integer", float: "a number", bool: "a boolean"}
 
 
 def mismatch(value: Any, want: Any) -> str:
@@ -773,20 +771,20 @@ def probe(judge: Hook, ask: str | Messages) -> list[str]:
 
 
 def think_tags(state: State) -> Use | None:
-    """The model thought aloud: use what comes after its last </think>, opened or not
-    (qwen-code#6033); none of an endless thought; tags in strings stay (probe#439)."""
-    if any("think>" in span for span in json_spans(state.text)):
+    """The model thought aloud: use what is after </think>, opened or not, or before an
+    endless thought (qwen-code#6033); but a tag inside of JSON is text (probe#439)."""
+    head, closed, answer = state.text.partition("</think>")
+    before, opened, _ = head.partition("<think>")
+    if not (closed or opened) or left_open(before if opened else head):
         return None
-    answer = state.text.rpartition("</think>")[2].partition("<think>")[0]
-    return Use(answer.strip()) if "think>" in state.text else None
+    return Use((answer if closed else before).strip())
 
 
 def code_fence(state: State) -> Use | None:
     """The answer is in a Markdown code block: use it, the last first (outrider#111)."""
-    if any("```" in span for span in json_spans(state.text)):
-        return None  # the block is in a JSON string
     blocks = re.findall(r"^```[^\n`]*\n(.*?)^```", state.text, re.DOTALL | re.MULTILINE)
-    return Use(*reversed(blocks))
+    inside = left_open(state.text.partition("```")[0])
+    return None if inside else Use(*reversed(blocks), state.text)
 
 
 def json_in_prose(state: State) -> Use | None:
@@ -804,12 +802,11 @@ def json_slips(state: State) -> Use | None:
 JSONISH = re.compile(  # what there is in JSON with slips; `open` has no end: cut off
     r"""(?P<text>"[^"\\]*(?:\\.[^"\\]*)*"|“[^“”]*”
                 |(?<![\w'])'[^'\\]*(?:\\.[^'\\]*)*'(?=\s*[]},:]))
-    |(?P<note>(?<=[\s,{[])(?://|\#\s)[^\n"]*|/\*[^*]*\*/)
-    |(?P<open>["“]|(?<=[\s:,{[])'|/\*)|(?P<key>\b[^\W\d]\w*(?=\s*:))
+    |(?P<open>["“]|(?<=[\s:,{[])'|/\*(?![^*]*\*/)|(?:(?<!:)//|\#)[^\n"]*")
+    |(?P<note>(?:(?<!:)//|\#)[^\n"]*|/\*[^*]*\*/)|(?P<key>\b[^\W\d]\w*(?=\s*:))
     |(?P<word>\b(?:True|False|None)\b)|(?P<comma>,(?=\s*[]}]))|\\.|[][{}]""",
     re.DOTALL | re.VERBOSE,
 )
-INSIDE = re.compile(r"""\s*,\s*["'“{[]""")  # what comes after a part, not after a whole
 
 
 def mended(slip: re.Match[str]) -> str:
@@ -841,10 +838,15 @@ def json_spans(text: str) -> tuple[str, ...]:
             if not closing:
                 end = token.end()
                 break
-        if not end or INSIDE.match(text, end):
+        if not end:
             break
         spans.append(text[start:end])
     return tuple(spans)
+
+
+def left_open(text: str) -> bool:
+    """Tell whether a text ends inside of JSON: what comes after it belongs to that."""
+    return len(json_spans(f"{text}\n[]")) == len(json_spans(text))
 
 
 def label_in_text(state: State) -> Use | None:
@@ -854,9 +856,8 @@ def label_in_text(state: State) -> Use | None:
     rests = {x: re.sub(rf"(?i)(?<!\w){re.escape(x)}(?!\w)", "", text) for x in labels}
     named = [label for label, rest in rests.items() if rest != text]
     denial = r"(?i)\b(not?|non|nor|never|neither|cannot|hardly|without)\b|n['\u2019]t\b"
-    if len(named) != 1 or re.search(denial, rests[named[0]]):
-        return None
-    return Use(*named)
+    doubt = len(named) != 1 or re.search(denial, rests[named[0]])
+    return None if doubt else Use(*named)
 
 
 def empty_reply(state: State) -> Ask | None:
@@ -978,6 +979,7 @@ FAULTS.extend([bad_request, told_to_wait, overloaded, no_answer])
 
 BODY_LIMIT = 32 * 2**20  # bytes; the reply of a model is not as long
 FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
+POOLS: dict[Any, AsyncGenerator[Any, None]] = {}  # the client of each event loop
 
 
 class chat:  # noqa: N801
@@ -985,9 +987,8 @@ class chat:  # noqa: N801
 
     What is not given comes from OPENAI_MODEL, OPENAI_BASE_URL and OPENAI_API_KEY.
     price: (input, output) in dollars per million tokens. timeout: seconds for one call,
-    late by one silence of the line at most. headers: to add. client: an httpx client of
-    your own. settings: what to add to every request: temperature, max_tokens ...
-    """
+    looked at between the parts of its body. headers: to add. client: an httpx client of
+    your own. settings: what to add to every request: temperature, max_tokens ..."""
 
     def __init__(
         self,
@@ -1011,11 +1012,13 @@ class chat:  # noqa: N801
         own = ({"Authorization": f"Bearer {key}"} if key else {}) | (headers or {})
         plain = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         self.headers = plain | own
+        base, mark, query = url.partition("?")  # Azure has its version there
         if not all(v.isascii() and v.isprintable() for v in self.headers.values()):
             raise ValueError("a key or header has characters that HTTP does not allow")
-        secrets = [key, *own.values(), *re.findall("//(.*)@", url)]
-        self.secrets = [it for it in secrets if len(it) >= 8]  # shorter ones are words
-        self.url, self.price = f"{url.rstrip('/')}/chat/completions", price
+        held = " ".join([*own.values(), *re.findall("//(.*)@", base), query])
+        self.secrets = re.findall(r"[^\s:=&]{8,}", held)  # what is shorter is a word
+        url, self.price = f"{base.rstrip('/')}/chat/completions", price
+        self.url = f"{url}{mark}{query}"
         self.settings = ({"model": model} if model else {}) | settings
         self.timeout, self.client, self.__name__ = timeout, client, model or "chat"
 
@@ -1029,7 +1032,7 @@ class chat:  # noqa: N801
         began = time.monotonic()
         try:
             with client.stream(**self.request(messages, changed)) as response:
-                for chunk in response.iter_raw():
+                for chunk in response.iter_bytes():
                     self.take(chunk, body, began)
         except http_errors() as error:
             raise self.fault(error) from None  # its request has the key
@@ -1118,7 +1121,7 @@ class achat(chat):  # noqa: N801
         began = time.monotonic()
         try:
             async with client.stream(**self.request(messages, changed)) as response:
-                async for chunk in response.aiter_raw():
+                async for chunk in response.aiter_bytes():
                     self.take(chunk, body, began)
         except http_errors() as error:
             raise self.fault(error) from None
@@ -1162,9 +1165,6 @@ def new_client(kind: str) -> Any:
 def shared_client(_process: int) -> Any:
     """Return the one client of this process: each further one would cost 20 ms."""
     return new_client("Client")
-
-
-POOLS: dict[Any, AsyncGenerator[Any, None]] = {}
 
 
 async def pool() -> AsyncGenerator[Any, None]:

@@ -932,8 +932,16 @@ def test_think_tags():
     draft = f"<think>\nPerhaps {PERSON}? No: the"
     assert repaired(loop.json_with(name=str), draft)[0] is None
     assert repaired(judge, "<think>At first it is yes. But")[0] is None
-    cut = f'{{"n": "</think>", "best": {PERSON}, "o'
-    assert repaired(loop.json_with(name=str), cut)[0] is None
+    for text in (
+        f'{{"n": "</think>", "best": {PERSON}, "o',
+        f'{{"n": "</think>", "best": {PERSON}',
+        f"{{'name': '</think>{PERSON}",
+    ):
+        assert repaired(loop.json_with(name=str), text)[0] is None
+    eve = '<think>{"name": "Eve"}? No.</think>{"name": "Ada", "tag": "</think>"}'
+    assert repaired(loop.json_with(name=str), eve)[0]["name"] == "Ada"
+    eve = f'<think>{{"name": "Eve"}}? {{</think>{PERSON}'
+    assert repaired(loop.json_with(name=str), eve)[0]["name"] == "Ada"
     note = (
         '{"note": "close it with </think>"}'  # the tag in a string is text: probe#439
     )
@@ -948,6 +956,8 @@ def test_code_fence():
     doc = json.dumps({"name": "Eve", "doc": f"\n```\n{PERSON}\n```\n"})
     text = doc.replace("\\n", "\n")  # a code block in a string of the JSON is text
     assert repaired(loop.json_with(name=str), text)[0]["name"] == "Eve"
+    for quote in ("\n", '"'):  # and in one that is cut off
+        assert repaired(loop.json_with(name=str), text.rstrip('}"') + quote)[0] is None
 
 
 PERSON_KEYS = {"name": str, "age": int}
@@ -963,7 +973,8 @@ PERSON_KEYS = {"name": str, "age": int}
         'This JSON is: `{\n  "name": "Ada",\n  "age": 36\n}`\n\nSo the answer is: "Ada"',
         'JSON: [JSON 1] \nJSON 2: {"name": "Ada", "age": 36}',
         'Use {name} like this: {"name": "Ada", "age": 36}',
-        'As in [1]: {"x": "}"} is wrong: {"name": "Ada", "age": 36}',
+        'As in [1], {"x": "}"} is wrong: {"name": "Ada", "age": 36}',
+        'Run\n```sh\nls\n```\nand you get: {"name": "Ada", "age": 36}',
     ],
 )
 def test_json_in_prose(text):
@@ -1018,6 +1029,10 @@ def test_json_slips(text, value):
         f'{{"note": 1, // see }} "x"\n"best": {PERSON}, "o": {{"na',
         """{'age': 65, 'name': ',}{"name": "Eve", "age": 1}""",
         f'{{"note": 1 /* "best": {PERSON}',
+        f'{{"note": 1, #see }}\n"best": {PERSON}',
+        f'{{"note": 1// see }}\n"best": {PERSON}',
+        '{"name": "Ada",\n // "age": 99\n}',
+        '{"name": "Ada",\n # "age": 99\n}',
         '{"age": 36,\n"name": "The "#1" Ada"\n}',
         '{"age": 36,\n"name": "The " # 1" Ada"\n}',
         f'Here [see "the note below] it is: {PERSON}',
@@ -1025,6 +1040,32 @@ def test_json_slips(text, value):
 )
 def test_nothing_is_taken_out_of_json_that_is_cut_off(text):
     assert repaired(loop.json_with(**PERSON_KEYS), text)[0] is None
+
+
+def test_no_cut_of_any_json_is_taken_for_the_whole():
+    inner = {"name": "Ada", "age": 36, "said": 'a "b" {c}, [d] // e # f\n```\ng\n```\n'}
+    whole = {
+        "name": "Eve",
+        "age": 1,
+        "tag": "</think>",
+        "inner": inner,
+        "list": [inner],
+    }
+    valid = json.dumps(whole)
+    texts = [
+        valid,
+        json.dumps(whole, indent=2),
+        valid.replace("\\n", "\n"),
+        repr(whole),
+    ]
+    texts += [
+        re.sub(r'"(\w+)": ', r"\1: ", valid),
+        re.sub(r"\d,", "1, // no }\n", valid),
+    ]
+    for text in [*texts, *(f"Sure [1], as {{asked}}: {text}" for text in texts)]:
+        assert repaired(loop.json_with(**PERSON_KEYS), text)[0]["name"] == "Eve"
+        for n in range(len(text)):
+            assert repaired(loop.json_with(**PERSON_KEYS), text[:n])[0] is None
 
 
 def test_json_that_was_whole_before_the_cut_is_taken():
@@ -1634,18 +1675,22 @@ def test_the_key_is_in_no_error_and_no_report(served, post):
             post(api_key=KEY)
         text = "".join(traceback.format_exception(caught.value))
         assert KEY not in text and "(key)" in str(caught.value)
-    secrets = {
-        "headers": {"api-key": KEY},
-        "base_url": served.url.replace("//", f"//u:{KEY}@"),
-    }
-    for body in (
-        {"error": {"message": "x" * 240 + KEY, "code": KEY}},
-        f"{'x' * 240}{KEY}",
+    for secrets in (
+        {"headers": {"api-key": KEY}},
+        {"headers": {"Authorization": f"Bearer {KEY}"}},
+        {"base_url": served.url.replace("//", f"//u:{KEY}@")},
+        {"base_url": f"{served.url}?key={KEY}"},
     ):
-        served.will(body.encode() if isinstance(body, str) else body, 500)
-        with pytest.raises(loop.CallError) as caught:
-            post(**secrets)
-        assert "canary" not in repr(caught.value) and len(str(caught.value)) < 400
+        for body in (
+            {"error": {"message": "x" * 240 + KEY, "code": KEY}},
+            f"{'x' * 240}{KEY}",
+        ):
+            served.will(body.encode() if isinstance(body, str) else body, 500)
+            with pytest.raises(loop.CallError) as caught:
+                post(**secrets)
+            assert "canary" not in repr(caught.value)
+            assert len(str(caught.value)) < 400
+    assert served.seen[-1][0] == f"/v1/chat/completions?key={KEY}"
     call = loop.chat("m", served.url, KEY)
     assert KEY not in repr(call) and KEY not in json.dumps(call.settings)
     result = loop.run("?", str, call=call, limits=loop.Limits(calls=0))
