@@ -339,6 +339,12 @@ def test_usage_is_charged_and_unknown_usage_is_estimated(go):
     assert spent.cost == 0.5 + 5 + 5
 
 
+def test_usage_below_zero_counts_as_zero(go):
+    call = loop.script(loop.Reply("x", input_tokens=-900, output_tokens=3), "1")
+    result = go("n?" * 10, int, call=call, fixes=[reseed])
+    assert (result.spent.tokens, result.spent.estimated) == (8, 5)
+
+
 def test_unknown_cost_is_none_and_not_zero(go):
     call = lambda messages, **settings: "1"
     assert go("n?", int, call=call).spent.cost is None
@@ -365,6 +371,18 @@ def test_best_without_a_score_is_the_last_value_else_the_last_text(go):
     assert result.best == "2"
     result = go("?", judge, call=loop.script(*"345"), fixes=[reseed], limits=limits)
     assert result.best == "5"
+
+
+def test_score_that_is_no_number_does_not_stay_the_best(go):
+    judged = iter([(math.nan, "a"), (0.5, "b"), (0.2, "c")])
+
+    def judge(text):
+        score, value = next(judged)
+        raise loop.Reject("not yet", value=value, score=score)
+
+    limits = loop.Limits(tries=3)
+    result = go("?", judge, call=loop.script(*"123"), fixes=[reseed], limits=limits)
+    assert result.best == "b"
 
 
 def test_stuck_is_the_third_time_one_reply_comes(go):
@@ -1166,6 +1184,13 @@ def test_note_goes_to_the_last_message_and_keeps_its_parts():
     assert user["content"][2]["text"].startswith("An earlier answer was refused")
 
 
+def test_note_goes_below_a_message_without_content():
+    ask = [{"role": "user", "content": None}]
+    call = loop.script("a", "b", "1")
+    assert loop.run(ask, int, call=call)
+    assert call.asked[2][0][0]["content"].startswith("\n\nAn earlier answer was")
+
+
 def test_empty_reply():
     for empty in ("", " \n"):
         settings, asks = sent_after(["x", empty, "1"])
@@ -1201,6 +1226,7 @@ def test_cut_by_length():
     unflagged = loop.Reply("12 and", finish="stop", output_tokens=64)  # vllm#24184
     assert sent_after([unflagged, "1"], max_tokens=64)[0] == [{"max_tokens": 128}]
     assert sent_after([cut, "1"])[0] == [{"seed": 1}]  # the limit is not ours
+    assert sent_after([cut, "1"], max_tokens="64")[0] == [{"seed": 1}]
     whole = loop.Reply('{"a": 1} and more', finish="length")  # the cut did no harm
     assert sent_after([whole, "1"], max_tokens=64)[0] == [{"seed": 1}]
 
@@ -1423,6 +1449,7 @@ def envelope(message, finish="stop", **rest):
         (envelope({"content": "", "reasoning_content": "hm"}), {"reasoning": "hm"}),
         (envelope({"content": "", "reasoning": "hm"}), {"reasoning": "hm"}),
         (envelope({"content": "x"}, usage=None), {"output_tokens": None}),
+        (envelope({"content": "x"}, usage={"cost": 2}), {"cost": 2}),
         (envelope({"content": "x"}, usage={"completion_tokens": "many", "cost": 0.25}),
          {"output_tokens": None, "cost": 0.25}),
     ],
@@ -1478,7 +1505,7 @@ def test_chat_reads_a_body_with_a_byte_order_mark_and_leading_space(served):
         ({"Retry_After": formatdate(time.time() + 3600, usegmt=True)}, 3500, 3600),
         *[
             ({"Retry_After": x}, None, None)
-            for x in ("0", "-1", "nan", "inf", "soon", "")
+            for x in ("0", "-1", "nan", "inf", "1e300", "soon", "")
         ],
         ({"Retry_After": "Wed, 21 Oct 2015 07:28:00 GMT"}, None, None),
     ],
