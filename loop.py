@@ -36,9 +36,9 @@ Each section uses only those above it: cut the file at any heading, and the rest
     3. Drivers      run, arun; script, a call for your tests
     4. Judges       json_with, one_of, matches, grounded, check, all_of, probe
     5. Fix-ups      the special cases: run(..., fixes=[mine, *FIXES], faults=...).
-                    FIXES, of a refused reply: repair it, for free; else send the same
-                    task with a new seed; the next time with one more and the complaint
-                    as a note below it; never the bad reply: shown, it is repeated.
+                    FIXES, of a refused reply: repair it, for free; else send the task
+                    again with a new seed, every other time with the complaint as a note
+                    below it; never with the bad reply: shown, it is repeated.
                     FAULTS, of a failed call: wait, send the same (429); stop (400).
     6. Calls        chat, achat: any OpenAI-compatible endpoint
     7. The screen   show: a run as it happens, line by line
@@ -628,7 +628,7 @@ def json_with(**keys: Any) -> Hook:
     A key is told by its type or by a tuple of the allowed values: json_with(name=str,
     mood=("good", "bad")). The score of a refusal is minus the number of wrong keys."""
     for key, want in keys.items():
-        if not (isinstance(want, type) or (want and isinstance(want, tuple))):
+        if hasattr(want, "__args__") or not want or not isinstance(want, type | tuple):
             raise TypeError(f"{key}: give a type, or a tuple of values, not {want!r}")
 
     def json_with(text: str) -> dict[str, Any]:
@@ -684,7 +684,6 @@ def clip(value: Any) -> str:
 
 def one_of(*labels: str) -> Hook:
     """Judge: the text is one of these labels, in any case; returns it as given here."""
-
     folded = {label.casefold(): label for label in labels}
 
     def one_of(text: str) -> str:
@@ -1015,8 +1014,9 @@ class chat:  # noqa: N801
         base, mark, query = url.partition("?")  # Azure has its version there
         if not all(v.isascii() and v.isprintable() for v in self.headers.values()):
             raise ValueError("a key or header has characters that HTTP does not allow")
-        held = " ".join([*own.values(), *re.findall("//(.*)@", base), query])
-        self.secrets = re.findall(r"[^\s:=&]{8,}", held)  # what is shorter is a word
+        held = [key, *own.values(), *re.findall("//(.*)@", base), query]  # and parts:
+        held += re.split(r"[\s:=&]", " ".join(held))
+        self.secrets = [it for it in held if len(it) >= 8]  # what is shorter is a word
         url, self.price = f"{base.rstrip('/')}/chat/completions", price
         self.url = f"{url}{mark}{query}"
         self.settings = ({"model": model} if model else {}) | settings

@@ -1705,6 +1705,7 @@ def test_the_key_is_in_no_error_and_no_report(served, post):
     for secrets in (
         {"headers": {"api-key": KEY}},
         {"headers": {"Authorization": f"Bearer {KEY}"}},
+        {"headers": {"Authorization": f"Basic {KEY}:x=1"}},
         {"base_url": served.url.replace("//", f"//u:{KEY}@")},
         {"base_url": f"{served.url}?key={KEY}"},
     ):

@@ -86,7 +86,10 @@ def main() -> int:
     names = "items accepted correct first_accepted first_correct calls tokens".split()
     told, began, status = dict.fromkeys(names, 0), time.monotonic(), 0
     try:
-        call = model(temperature=0.7, max_tokens=64, seed=options.seed)
+        try:
+            call = model(temperature=0.7, max_tokens=64, seed=options.seed)
+        except ValueError as error:  # of OPENAI_BASE_URL, or of a key
+            parser.error(str(error))
         for sentence, record in items()[: options.n]:
             if not options.q:
                 print(f"\n{sentence}", file=sys.stderr)
@@ -110,8 +113,6 @@ def main() -> int:
             told["tokens"] += result.spent.tokens
     except KeyboardInterrupt:
         status = 130
-    except ValueError as error:  # of OPENAI_BASE_URL, or of a key
-        parser.error(str(error))
     told["seconds"] = round(time.monotonic() - began, 1)
     # McNemar's exact test: a first reply that is right ends the run, so none is lost.
     told["p"] = min(1.0, 2.0 ** (1 + told["first_correct"] - told["correct"]))
