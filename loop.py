@@ -41,7 +41,8 @@ Each section uses only those above it: cut the file at any heading, and the rest
                     below it; never with the bad reply: shown, it is repeated.
                     FAULTS, of a failed call: wait, send the same (429); stop (400).
     6. Calls        chat, achat: any OpenAI-compatible endpoint
-    7. The screen   show: a run as it happens, line by line
+    7. The screen   show: a run as it happens, line by line; screen: a live view of it
+    8. The tape     Tape: nothing is paid for twice; replay; each: a task, many items
 """
 
 from __future__ import annotations
@@ -50,14 +51,21 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 import time
-import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import suppress
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from inspect import CO_VARKEYWORDS, isgenerator
+from errno import ENOSPC
+from functools import lru_cache, partial
+from inspect import CO_VARKEYWORDS, isasyncgen, iscoroutinefunction, isgenerator
+from itertools import count
+from queue import SimpleQueue
+from signal import SIG_DFL, SIGTERM, getsignal, signal
+from threading import Lock, Thread
 from typing import Any, Generic, TypeVar, cast
 
 __version__ = "0.1.0"
@@ -69,6 +77,7 @@ Messages = list[dict[str, Any]]  # [{"role": "user", "content": "..."}, ...]
 Hook = Callable[..., Any]
 FIXES: list[Hook] = []  # asked in order about a refused reply; filled in section 5
 FAULTS: list[Hook] = []  # asked in order about a failed call; filled in section 5
+LOCK = Lock()  # of what the threads of a batch add up
 
 # A judge that raises one of these is broken, and so `run` raises it. Any other error is
 # a refusal: a KeyError or a TypeError comes, as a rule, of what the model wrote.
@@ -183,6 +192,7 @@ class Spent:
     tokens: int = 0  # input + output
     cost: float | None = 0.0  # dollars; None once a call had no known price
     estimated: int = 0  # tokens among those that nobody reported: characters / 4
+    reused: int = 0  # calls among those that the tape had, paid for before
 
 
 @dataclass(slots=True)
@@ -198,6 +208,8 @@ class Attempt:
     complaint: str = ""
     fixes: list[str] = field(default_factory=list[str])  # the fix-ups that spoke
     seconds: float = 0.0  # the wait before it included
+    key: str = ""  # of the request, on a tape
+    reused: bool = False  # the reply was on the tape
 
 
 @dataclass(slots=True)
@@ -210,6 +222,7 @@ class Result(Generic[T]):
     best: Any  # the refused value with the highest score, or the last; else a text
     attempts: list[Attempt]
     spent: Spent
+    error: Exception | None = None  # of an item of `each`: what its task raised
 
     def __bool__(self) -> bool:
         return self.accepted
@@ -275,16 +288,19 @@ def steps(state: Run, move: Any) -> Steps:
             if isinstance(move, Ask) and (limit := state.over(move)):
                 return state.ended(limit)
 
-            # CALL: an Ask is charged before anyone looks at the reply; a Use is free.
+            # CALL: a reply is charged, and on the tape, before anyone looks at it.
             state.texts = move.texts if isinstance(move, Use) else ()
             if isinstance(move, Ask):
-                if move.wait:
-                    yield state.sleep, state.sleep(move.wait)
-                state.sent(move)
-                try:
-                    came = yield state.call, state.call(state.messages, **state.changed)
-                except (CallError, OSError) as fault:  # a 429, a broken line ...
-                    came = fault
+                came = state.recalled(move)
+                if came is None:  # it was not paid for before
+                    if move.wait:
+                        yield state.sleep, state.sleep(move.wait)
+                    state.tell("sent", messages=state.messages, settings=state.settings)
+                    try:
+                        came = state.call(state.messages, **state.changed)
+                        came = yield state.call, came
+                    except (CallError, OSError) as fault:  # a 429, a broken line ...
+                        came = fault
                 state.texts = state.charged(came)
 
             # INSPECT: the judge returns the value, or what it raises is the complaint.
@@ -322,6 +338,9 @@ class Run(State):
     """A run: what the hooks see of it, and the loop's own books."""
 
     watch: Hook | None = None
+    tape: Any = None
+    name: str = ""  # on the tape
+    batch: Sequence[tuple[Limits, Spent, float]] = ()  # what `each` holds for all runs
     sleep: Hook = time.sleep
     began: float = field(default_factory=time.monotonic)
     hook: str = ""  # whose call this is, where a hook makes one
@@ -331,19 +350,23 @@ class Run(State):
 
     def over(self, move: Ask) -> str:
         """Say which limit forbids this call; "" if none does."""
-        spent, call = self.spent, move.call or self.call
-        spent.seconds = time.monotonic() - self.began
-        for unit in Limits.__slots__:
-            used, limit = getattr(spent, unit) or 0, getattr(self.limits, unit)
-            used += move.wait if unit == "seconds" else 0
-            if limit is not None and not used < limit:  # not ">=": NaN ends a run, too
-                return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
-        if self.limits.cost is not None and getattr(call, "price", None) is None:
-            raise ValueError(f"cost limit, but {name_of(call)} has no price=(in, out)")
+        call = move.call or self.call
+        for limits, spent, began in (
+            (self.limits, self.spent, self.began),
+            *self.batch,
+        ):
+            spent.seconds = time.monotonic() - began
+            for unit in Limits.__slots__:
+                used, limit = getattr(spent, unit) or 0, getattr(limits, unit)
+                used += move.wait if unit == "seconds" else 0
+                if limit is not None and not used < limit:  # not ">=": NaN ends it, too
+                    return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
+            if limits.cost is not None and getattr(call, "price", None) is None:
+                raise ValueError(f"cost limit, {name_of(call)} has no price=(in, out)")
         return ""
 
-    def sent(self, move: Ask) -> None:
-        """Make this the present request, and count it: no free calls."""
+    def recalled(self, move: Ask) -> Any:
+        """Make this the present request, and count it; return its reply on the tape."""
         if move.call is not None and move.call != self.call:
             self.call, self.changed, self.stuck = move.call, {}, False
         self.changed = self.changed | move.settings
@@ -351,7 +374,8 @@ class Run(State):
         self.messages, self.fault = move.messages, None
         self.attempt = Attempt(self.messages, self.settings, self.call, self.hook)
         self.attempts.append(self.attempt)
-        self.spent.calls += 1
+        self.charge(calls=1)
+        return self.tape.recall(self) if self.tape is not None else None
 
     def charged(self, came: Any) -> Sequence[str]:
         """Charge a reply or a fault; return the text to inspect, if there is one."""
@@ -359,34 +383,43 @@ class Run(State):
         attempt.seconds = time.monotonic() - self.began - self.spent.seconds
         if isinstance(came, Exception):
             self.fault = attempt.fault = came
-            self.spent.faults += 1
-            if getattr(came, "billed", False):
-                self.bill(Reply(""))
-        elif isinstance(reply, Reply):
-            self.reply = attempt.reply = reply
-            self.judged, self.seen = self.judged + 1, set()
-            this = (self.call, self.hook, reply.text)
-            same = [(a.call, a.hook, a.reply.text) for a in self.attempts if a.reply]
-            self.stuck = self.stuck or same.count(this) >= 3
-            self.spent.tries += not self.hook
-            self.bill(reply)
-        else:
+            fault = came if isinstance(came, CallError) else CallError(str(came))
+            self.charge(faults=1, **(self.cost(Reply("")) if fault.billed else {}))
+            self.tell("fault", fault, key=attempt.key, seconds=attempt.seconds)
+            return ()
+        if not isinstance(reply, Reply):
             raise HookError(f"call {name_of(self.call)} returned {came!r}, not a Reply")
-        self.tell("call", attempt=attempt, spent=self.spent)
-        return () if self.fault else (reply.text,)
+        self.reply = attempt.reply = reply
+        self.judged, self.seen = self.judged + 1, set()
+        this = (self.call, self.hook, reply.text)
+        same = [(a.call, a.hook, a.reply.text) for a in self.attempts if a.reply]
+        self.stuck = self.stuck or same.count(this) >= 3
+        cost = self.cost(reply)
+        self.charge(tries=not self.hook, reused=attempt.reused, **cost)
+        kind, about = ("reused", None) if attempt.reused else ("reply", reply)
+        facts = {"key": attempt.key, "cost": cost["cost"], "seconds": attempt.seconds}
+        self.tell(kind, about, **facts)
+        return (reply.text,)
 
-    def bill(self, reply: Reply) -> None:
-        """Add up what a reply cost; what nobody reported is estimated."""
-        spent, price, cost = self.spent, getattr(self.call, "price", None), reply.cost
+    def cost(self, reply: Reply) -> dict[str, Any]:
+        """Return what a reply cost; what nobody reported is estimated."""
+        price, cost = getattr(self.call, "price", None), reply.cost
         asked = sum(len(str(message.get("content"))) for message in self.messages)
         guess = (asked // 4, (len(reply.text) + len(reply.reasoning)) // 4)
         told = (reply.input_tokens, reply.output_tokens)
         used = [g if n is None else max(n, 0) for n, g in zip(told, guess, strict=True)]
         if cost is None and price:
             cost = (used[0] * price[0] + used[1] * price[1]) / 1e6
-        spent.tokens += sum(used)
-        spent.estimated += sum(used) - sum(max(n or 0, 0) for n in told)
-        spent.cost = None if cost is None or spent.cost is None else spent.cost + cost
+        estimated = sum(used) - sum(max(n or 0, 0) for n in told)
+        return {"tokens": sum(used), "estimated": estimated, "cost": cost}
+
+    def charge(self, **used: Any) -> None:
+        """Add this to what was spent, by this run and by the batch that it is in."""
+        for spent in (self.spent, *(spent for _, spent, _ in self.batch)):
+            with LOCK:
+                for unit, more in used.items():
+                    had = getattr(spent, unit)
+                    setattr(spent, unit, None if None in (had, more) else had + more)
 
     def refused(self, text: str, error: Exception) -> None:
         """Note the judge's complaint about a text, and keep the best so far."""
@@ -419,7 +452,10 @@ class Run(State):
             raise HookError(f"{name} returned {move!r}, not Ask, Use, Stop or None")
         if new:
             attempt.fixes.append(name)
-            self.tell("decide", fix=name, move=move, why=self.why)
+            facts = {"move": type(move).__name__, "why": self.why}
+            self.tell(
+                "decide", fix=name, settings=getattr(move, "settings", {}), **facts
+            )
         return new
 
     @property
@@ -434,14 +470,21 @@ class Run(State):
             why = f"{why}; at last: {self.why}"
         value, best = accepted * 2 or (None, self.best)
         result = Result(value, bool(accepted), why, best, self.attempts, self.spent)
-        self.tell("end", result=result)
+        self.tell("end", self.spent, accepted=bool(accepted), why=why, value=value)
         return result
 
-    def tell(self, event: str, **facts: Any) -> None:
-        """Tell the watcher; its errors are logged, and do not touch the run."""
+    def tell(self, event: str, about: Any = None, **facts: Any) -> None:
+        """Put an event on the tape, and tell the watcher, whose errors are logged."""
+        if self.tape is None and self.watch is None:
+            return
+        told = {"event": event, "run": self.name, "n": self.spent.calls}
+        named = [k for k in getattr(about, "__dataclass_fields__", ()) if k != "raw"]
+        told |= {"hook": self.hook} | {k: getattr(about, k) for k in named} | facts
+        if self.tape is not None:
+            self.tape.write(told)
         if self.watch is not None:
             try:
-                self.watch({"event": event, "hook": self.hook, **facts})
+                self.watch(told)
             except Exception:
                 import logging
 
@@ -480,7 +523,7 @@ def consult(state: Run, hook: Hook, about: Any) -> Steps:
 
 def verdict(judge: Hook, value: Any) -> Any:
     """Return the value that a judge accepted; None and bools must come in Accept."""
-    if value is None or isinstance(value, bool | AsyncGenerator):
+    if value is None or isinstance(value, bool) or isasyncgen(value):
         cure = f"return a value or raise; see check(predicate, why), Accept({value})"
         raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
     return value.value if isinstance(value, Accept) else value
@@ -556,6 +599,8 @@ def run(
     fixes: Sequence[Hook] = FIXES,
     faults: Sequence[Hook] = FAULTS,
     limits: Limits = Limits(),
+    tape: Any = None,
+    name: str = "",
     watch: Hook | None = None,
     driver: Hook = drive,
 ) -> Result[T]:
@@ -577,7 +622,9 @@ def run(
     if code is not None and not code.co_flags & CO_VARKEYWORDS:
         raise TypeError(f"call {name_of(call)} takes no settings: add **settings")
     state = Run(task, judge, call, fixes, faults, filled(limits), watch=watch)
-    state.tell("start", task=task, fixes=fixes, limits=state.limits)
+    state.tape, state.name = tape, tape.named(name, task) if tape is not None else name
+    listed = [*map(name_of, fixes), *map(name_of, faults)]
+    state.tell("start", task=task, settings=effective(call, {}), fixes=listed)
     return cast("Result[T]", driver(state))
 
 
@@ -691,7 +738,6 @@ def one_of(*labels: str) -> Hook:
             return label
         raise Reject(f"expected only one of {', '.join(labels)}, found {clip(text)}")
 
-    vars(one_of).update(labels=labels)  # for the fix-up label_in_text
     return one_of
 
 
@@ -754,7 +800,6 @@ def all_of(*judges: Hook) -> Hook:
             value = verdict(judge, answer)
         return Accept(value)
 
-    vars(all_of).update(labels=[x for j in judges for x in getattr(j, "labels", ())])
     return all_of
 
 
@@ -848,29 +893,9 @@ def left_open(text: str) -> bool:
     return len(json_spans(f"{text}\n[]")) == len(json_spans(text))
 
 
-def label_in_text(state: State) -> Use | None:
-    """There is talk around a label of one_of: use it if it alone is named, and nothing
-    is denied. SmolLM2 of a neutral text: "positive, but it's not entirely neutral"."""
-    labels, text = getattr(state.judge, "labels", ()), state.text
-    rests = {x: re.sub(rf"(?i)(?<!\w){re.escape(x)}(?!\w)", "", text) for x in labels}
-    named = [label for label, rest in rests.items() if rest != text]
-    denial = r"(?i)\b(not?|non|nor|never|neither|cannot|hardly|without)\b|n['\u2019]t\b"
-    doubt = len(named) != 1 or re.search(denial, rests[named[0]])
-    return None if doubt else Use(*named)
-
-
 def empty_reply(state: State) -> Ask | None:
     """Nothing came: ask afresh; a complaint would only confuse (python-genai#1789)."""
     return None if state.reply.text.strip() else afresh(state)
-
-
-def repetition_loop(state: State) -> Ask | None:
-    """The reply ends in a loop: ask afresh and warmer, unquoted (claude-code#82803)."""
-    tail = state.reply.text[-1000:].encode(errors="replace")
-    if len(tail) < 200 or len(tail) < 10 * len(zlib.compress(tail)):
-        return None
-    warmth = state.settings.get("temperature") or 0.7
-    return afresh(state, temperature=max(warmth, min(1.5, warmth + 0.3)))
 
 
 def cut_by_length(state: State) -> Ask | None:
@@ -893,16 +918,6 @@ def ask_afresh(state: State) -> Ask | None:
 def ask_with_complaint(state: State) -> Ask | None:
     """Every other refusal: the task again, new seed, complaint (smolagents#2566)."""
     return afresh(state, f"An earlier answer was refused: {state.complaint}")
-
-
-def with_example(text: str) -> Hook:
-    """Return a fix-up: ask the task again with a worked example of a right answer. Its
-    place is before ask_afresh: [*REPAIRS, with_example("..."), ask_afresh]."""
-
-    def with_example(state: State) -> Ask | None:
-        return afresh(state, f"An example of a right answer:\n{text}")
-
-    return with_example
 
 
 def escalate(call: Hook) -> Hook:
@@ -968,8 +983,8 @@ def later(state: State, wait: float) -> Ask:
     return Ask(state.messages, wait=wait * (1 + random.random() / 4))
 
 
-REPAIRS = [think_tags, code_fence, json_in_prose, json_slips, label_in_text]
-RE_ASKS = [empty_reply, repetition_loop, cut_by_length, ask_afresh, ask_with_complaint]
+REPAIRS = [think_tags, code_fence, json_in_prose, json_slips]
+RE_ASKS = [empty_reply, cut_by_length, ask_afresh, ask_with_complaint]
 FIXES.extend([*REPAIRS, *RE_ASKS])
 FAULTS.extend([bad_request, told_to_wait, overloaded, no_answer])
 
@@ -978,7 +993,7 @@ FAULTS.extend([bad_request, told_to_wait, overloaded, no_answer])
 
 BODY_LIMIT = 32 * 2**20  # bytes; the reply of a model is not as long
 FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
-POOLS: dict[Any, AsyncGenerator[Any, None]] = {}  # the client of each event loop
+POOLS: dict[Any, Any] = {}  # the client of each event loop
 
 
 class chat:  # noqa: N801
@@ -1167,7 +1182,7 @@ def shared_client(_process: int) -> Any:
     return new_client("Client")
 
 
-async def pool() -> AsyncGenerator[Any, None]:
+async def pool() -> Any:
     """Yield the one client of an event loop; asyncio.run closes it in the end."""
     async with new_client("AsyncClient") as client:
         for closed in [loop for loop in POOLS if loop.is_closed()]:
@@ -1178,23 +1193,360 @@ async def pool() -> AsyncGenerator[Any, None]:
 
 # 7. The screen ------------------------------------------------------------------------
 
+LINES = {  # what is shown of an event; of those that are not here, nothing
+    "reply": "{n:3} {seconds:5.1f} s  {text!r:.400}",
+    "reused": "{n:3}          on the tape",
+    "fault": "{n:3} {seconds:5.1f} s  fault: {why}",
+    "decide": "      -> {fix}{settings}: {why}",
+    "end": "    = {why} ({calls} calls, {tokens} tokens, {seconds:.1f} s)",
+    "progress": "{why}",
+}
+
+
+def line_of(event: dict[str, Any]) -> str:
+    """Return an event as one line that is safe to show; "" where it is worth none."""
+    aside = event["hook"] and event["event"] == "end"  # the call of a hook came back
+    shape = "" if aside else LINES.get(event["event"], "")
+    changed = f" {event['settings']}" if event.get("settings") else ""
+    line = shape.format(**event | {"settings": changed})
+    return visible(line[:1000]).replace("\n", "\\n")
+
 
 def show(event: dict[str, Any]) -> None:
-    """Watcher: show a run as it happens, on stderr: run(..., watch=show)."""
+    """Watcher: show a run as it happens, line by line on stderr: run(watch=show)."""
     from rich.console import Console
     from rich.text import Text
 
-    if event["event"] == "call":
-        n, attempt, style = event["spent"].calls, event["attempt"], ""
-        came = repr(attempt.reply.text) if attempt.reply else f"fault: {attempt.fault}"
-        lines = [f"{n:3} {attempt.seconds:5.1f} s  {came}"]
-    elif event["event"] == "decide":
-        move, style = getattr(event["move"], "settings", None) or "", "cyan"
-        lines = [f"      {event['why']}", f"      -> {event['fix']} {move}"]
-    elif event["event"] == "end" and not event["hook"]:
-        style = "green" if event["result"] else "red"
-        lines = [f"    = {event['result']}"]
-    else:
+    if line := line_of(event):
+        style = {"decide": "cyan", "end": "green" if event.get("accepted") else "red"}
+        text = Text(line, style.get(event["event"], ""))
+        Console(stderr=True).print(text, soft_wrap=True)
+
+
+@contextmanager
+def screen(rows: int = 8) -> Generator[Hook, None, None]:
+    """Give a watcher: on a terminal a live view of the last rows, gone in the end; with
+    NO_COLOR, CI, TERM=dumb or no terminal: show. with screen() as watch: run(...)"""
+    plain = os.getenv("NO_COLOR") or os.getenv("CI") or os.getenv("TERM") == "dumb"
+    if plain or not sys.stderr.isatty():
+        yield show
         return
-    text = "\n".join(visible(line).replace("\n", "\\n") for line in lines)
-    Console(stderr=True).print(Text(text, style), soft_wrap=True)
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    def view(event: dict[str, Any]) -> None:
+        kept = bottom if event["event"] == "progress" else above
+        kept.extend(filter(None, [line_of(event)]))
+        lines = "\n".join([*above, *bottom])
+        live.update(Text(lines, no_wrap=True, overflow="ellipsis"))
+
+    def gone(_signal: int, _frame: Any) -> None:
+        sys.exit(143)
+
+    above, bottom = deque[str](maxlen=rows), deque[str](maxlen=1)
+    console = Console(stderr=True)
+    there = sys.stdout.isatty()  # elsewhere, what is printed would end up on stderr
+    with suppress(ValueError):  # in another thread than the main one
+        if getsignal(SIGTERM) is SIG_DFL:
+            signal(SIGTERM, gone)  # or the cursor would stay hidden
+    with Live(console=console, transient=True, redirect_stdout=there) as live:
+        yield view
+
+
+# 8. The tape --------------------------------------------------------------------------
+
+PRIVATE = partial(os.open, mode=0o600)  # to open a file that only its owner can read
+
+
+class Tape:
+    """What was asked, what came and what was decided: JSON Lines in a file that grows.
+
+    run(..., tape=Tape("runs.jsonl")): do it again, and no reply is bought twice. Made
+    for many threads and, on Linux and macOS, many processes of one machine, each with a
+    Tape of its own; Windows has no lock: one process. A reply is on the disk before it
+    is looked at, by fdatasync (by fsync where there is none, which macOS may delay)."""
+
+    def __init__(self, path: str | os.PathLike[str], replaying: bool = False):
+        self.path, self.replaying, self.lock = os.fspath(path), replaying, Lock()
+        self.names, self.missed = Counter[str](), list[str]()
+        self.ends: dict[str, dict[str, Any]] = {}  # the last event of replayed runs
+        self.places = defaultdict[tuple[str, str], list[int]](list)
+        self.unanswered = self.unasked = 0  # requests in flight at a kill; replies left
+        there = replaying or os.path.exists(self.path)
+        for place, event in self.events() if there else ():
+            kind, where = event["event"], (event["run"], event.get("key", ""))
+            self.unanswered += (kind == "sent") - (kind in ("reply", "fault"))
+            self.unasked += kind == "reply"
+            if kind == "reply" or (replaying and kind in ("fault", "sent")):
+                self.places[where].append(place)
+
+    def events(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the place and the facts of each event; what is torn is passed over."""
+        place, head = 0, b'{"v": 1, '
+        with open(self.path, "rb") as file:
+            if (begin := file.read(9)) != head[: len(begin)]:
+                raise ValueError(f"{self.path} is no tape: it begins with {begin!r}")
+            file.seek(0)
+            for line in file:
+                with suppress(ValueError, RecursionError):
+                    yield place, json.loads(line if line.startswith(head) else "")
+                place += len(line)
+
+    def at(self, place: int) -> dict[str, Any]:
+        """Return the event at a place in the file."""
+        with open(self.path, "rb") as file:
+            file.seek(place)
+            return cast("dict[str, Any]", json.loads(file.readline()))
+
+    def named(self, name: str, task: Any) -> str:
+        """Return the name of a run; a name that this process had before becomes #2."""
+        with self.lock:
+            self.names[name := name or digest(task)] += 1
+            return name if self.names[name] == 1 else f"{name}#{self.names[name]}"
+
+    def recall(self, run: Run) -> Any:
+        """Return what is on the tape of a run's present request, or None."""
+        if not hasattr(run.call, "settings"):
+            cure = "a tape needs it to know a request again; {} will do"
+            raise TypeError(f"call {name_of(run.call)} has no .settings: {cure}")
+        key = digest([run.messages, run.settings])
+        before = sum(a.key == key for a in run.attempts if a.reply or self.replaying)
+        places, run.attempt.key = self.places.get((run.name, key), ()), key
+        if before >= len(places):
+            return self.diverged(run) if self.replaying else None
+        event = self.at(places[before])
+        if event["event"] == "fault":
+            return CallError(**{k: event[k] for k in CallError.__dataclass_fields__})
+        with self.lock:
+            self.unasked -= 1
+        run.attempt.reused = True
+        return Reply(**{k: event[k] for k in Reply.__slots__ if k in event})
+
+    def diverged(self, run: Run) -> None:
+        """Raise the CallError for a request that is not there; show what is nearest."""
+        sent = [self.at(place) for place in self.places.get((run.name, ""), ())]
+        texts = [json.dumps([it["messages"], it["settings"]]) for it in sent] or [""]
+        asked = json.dumps([run.messages, run.settings])
+        same = {len(os.path.commonprefix((asked, text))): text for text in texts}
+        at, near = max(0, max(same) - 20), same[max(same)]
+        told = f"asked {asked[at : at + 80]!r}, on the tape {near[at : at + 80]!r}"
+        self.missed.append(f"diverged: {told}")
+        raise CallError(self.missed[-1])
+
+    def write(self, event: dict[str, Any]) -> None:
+        """Append an event, whole or not at all; OSError if the disk has no space."""
+        facts = {"v": 1, **event, "at": round(time.time(), 3)}
+        line = json.dumps(facts, default=repr, skipkeys=True).encode() + b"\n"
+        if self.replaying:
+            self.ends |= {} if event["hook"] else {event["run"]: json.loads(line)}
+            return
+        try:
+            with self.lock, open(self.path, "ab+", 0, opener=PRIVATE) as file:
+                with suppress(ImportError):
+                    from fcntl import LOCK_EX, flock
+
+                    flock(file, LOCK_EX)  # until the file is closed
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - 1))
+                if end and file.read(1) != b"\n":
+                    line = b"\n" + line  # a kill tore the line before it
+                if file.write(line) < len(line):  # a full disk says nothing
+                    file.truncate(end)
+                    raise OSError(ENOSPC, f"no space for a {event['event']} event")
+                if event["event"] == "reply":
+                    getattr(os, "fdatasync", os.fsync)(file.fileno())
+        except OSError as error:
+            error.filename = self.path
+            raise
+
+
+def digest(data: Any) -> str:
+    """Return a short name for a JSON value, the same for ever."""
+    from hashlib import sha256
+
+    try:
+        text = json.dumps(data, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{error} (an item? give key=): {data!r:.80}") from None
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def bound(item: Any, name: str, call: Hook, tape: Any, **options: Any) -> Hook:
+    """Return `run` as a task gets it: its runs are name/1, name/2 ... or name/own."""
+    options, numbers = options | {"call": call, "tape": tape}, count(1)
+    if tape is not None:
+        about = {"event": "item", "run": name, "n": 0, "hook": "", "item": item}
+        tape.write(about | {"settings": effective(call, {})})
+
+    def bound(ask: Any, judge: Hook, **own: Any) -> Result[Any]:
+        last = own.pop("name", "") or next(numbers)
+        return run(ask, judge, **options | own, name=f"{name}/{last}")
+
+    return bound
+
+
+def each(
+    task: Hook,
+    items: Iterable[Any],
+    *,
+    call: Hook,
+    tape: Any = None,
+    workers: int = 8,
+    limits: Limits = Limits(),
+    key: Hook | None = None,
+    watch: Hook | None = None,
+) -> Iterator[Result[Any]]:
+    """Yield the result of a task for each item, in their order, `workers` at a time.
+
+    task(item, run) returns what its run(ask, judge) does. tape: a Tape, or a path.
+    limits: of the whole batch. key(item): its name on the tape, where it is no JSON.
+    What a task raises is in result.error. When the first 20 end with one complaint or
+    fault: GaveUp. It shows on stderr how it goes, unless you give a watcher of runs."""
+    if iscoroutinefunction(task):
+        raise TypeError(f"task {name_of(task)} is async: use arun and asyncio.gather")
+    if workers < 1:
+        raise ValueError(f"workers is {workers}, and has to be 1 or more")
+    batch = Batch(task, call, tape, limits, key, watch)
+    try:
+        with nullcontext() if watch else screen() as batch.shown:
+            for result in in_order(batch.jobs(items), workers):
+                batch.count(result)
+                yield result
+        if batch.broken:
+            cure = "the judge, the prompt or the endpoint is broken"
+            raise GaveUp(f"{cure}: the first 20 items all ended in: {batch.ends.pop()}")
+    except KeyboardInterrupt:
+        if batch.tape:
+            show(batch.told(f"stopped; to go on: {shlex.join(sys.orig_argv)}"))
+        raise
+    finally:
+        batch.account[:] = [(Limits(calls=0), batch.spent, 0.0)]  # for those under way
+        if batch.shown:
+            show(batch.told(batch.status()))
+
+
+class Batch:
+    """What the items of `each` share: how it goes, and what they may cost together."""
+
+    def __init__(self, task: Hook, call: Hook, tape: Any, limits: Limits, *own: Any):
+        self.task, self.call, (self.key, self.watch) = task, call, own
+        self.tape = tape if tape is None or hasattr(tape, "recall") else Tape(tape)
+        self.spent, self.said, self.shown = Spent(), time.monotonic(), cast("Any", None)
+        self.account = [(limits, self.spent, self.said)]
+        self.done, self.accepted, self.ends, self.broken = 0, 0, set[str](), False
+
+    def jobs(self, items: Iterable[Any]) -> Iterator[Callable[[], Result[Any]]]:
+        """Yield, for each item, the function that returns its result."""
+        for item in items:
+            if self.broken:
+                return
+            name = str(self.key(item)) if self.key else digest(item)
+            name = self.tape.named(name, item) if self.tape else name
+            yield partial(self.result, item, name)
+
+    def result(self, item: Any, name: str) -> Result[Any]:
+        """Return the result of an item, also where its task raises."""
+        live = self.shown if self.shown is not show else None  # else it is too much
+        bind = partial(bound, item, name, self.call, self.tape, driver=self.drive)
+        try:
+            result: Result[Any] = self.task(item, bind(watch=self.watch or live))
+            if type(result) is not Result:
+                raise TypeError(f"task {name_of(self.task)} returned {result!r}")
+            return result
+        except Exception as error:
+            if self.tape and getattr(error, "filename", "") == self.tape.path:
+                raise  # a full disk, say: what comes would be paid for and lost
+            why, paid = f"{type(error).__name__}: {error}", vars(error).get("attempts")
+            return Result(None, False, why, None, paid or [], Spent(), error)
+
+    def drive(self, state: Run) -> Any:
+        """Drive a run that is charged to the batch as well."""
+        state.batch = self.account
+        return drive(state)
+
+    def count(self, result: Result[Any]) -> None:
+        """Count a result, and show how far it is; every 10 seconds if by lines."""
+        self.done, self.accepted = self.done + 1, self.accepted + result.accepted
+        if self.done <= 20:
+            last = [str(a.fault or a.complaint) for a in result.attempts[-1:]]
+            self.ends.add("" if result else "".join(last) or str(result.error or ""))
+            self.broken = self.done == 20 and len(self.ends) == 1 and all(self.ends)
+        if self.shown and (self.shown is not show or time.monotonic() > self.said + 10):
+            self.said = time.monotonic()
+            self.shown(self.told(self.status()))
+
+    def told(self, why: str) -> dict[str, Any]:
+        """Return the event that shows a line about the whole."""
+        return {"event": "progress", "run": "", "n": 0, "hook": "", "why": why}
+
+    def status(self) -> str:
+        """Return how far it is, and what the tape was worth."""
+        spent, told = self.spent, f"{self.done} done, {self.accepted} accepted"
+        told += f"; {spent.calls} calls, {spent.tokens} tokens"
+        if self.tape:
+            told += f"; {spent.reused} reused, {spent.calls - spent.reused} paid"
+            told += f", {self.tape.unasked} on the tape but not asked for"
+            told += f", {self.tape.unanswered} cut off by a kill and perhaps billed"
+        return told
+
+
+def in_order(jobs: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
+    """Yield what these functions return, in order. So many threads do them, at most 16
+    times that number ahead of the slowest; at first less, to see if they work."""
+    todo, window, done = SimpleQueue[Any](), deque[Future[T]](), 0
+
+    def work() -> None:
+        for future, job in iter(todo.get, None):
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(job())
+                except BaseException as error:  # noqa: BLE001
+                    future.set_exception(error)
+
+    try:
+        for _ in range(workers):
+            Thread(target=work, daemon=True).start()  # so that Ctrl-C need not wait
+        for job in jobs:
+            window.append(Future())
+            todo.put((window[-1], job))
+            most = workers * (16 if done >= 20 else 1)
+            while window and (len(window) >= most or window[0].done()):
+                yield window.popleft().result()
+                done += 1
+        while window:
+            yield window.popleft().result()
+    finally:
+        for future in window:
+            future.cancel()
+        for _ in range(workers):
+            todo.put(None)
+
+
+def replay(tape: str | os.PathLike[str], task: Hook) -> list[dict[str, Any]]:
+    """Do a task again from what a tape has, without a call; return what ends otherwise,
+    as {"run": name, "before": .., "after": ..}, each "accepted", "why" and "value".
+
+    A tape of `each`: task(item, run) for each item; else task(messages, run) for a run.
+    Where it asks what was not asked, it ends with "diverged", and what is nearest."""
+    kept = Tape(tape, replaying=True)
+    last = {kind: dict[str, Any]() for kind in ("item", "start", "end")}
+    for _, event in kept.events():
+        if event["event"] in last and not event["hook"]:
+            last[event["event"]][event["run"]] = event
+    items, starts, ends = last.values()
+    for name, event in (items or starts).items():
+        call = script()
+        vars(call).update(settings=event["settings"])
+        if items:
+            task(event["item"], bound(event["item"], name, call, kept))
+        else:
+            task(event["task"], partial(run, name=name, call=call, tape=kept))
+    changes = list[dict[str, Any]]()
+    for name, before in ends.items():
+        missing = {"accepted": False, "why": "not run", "value": None}
+        after = kept.ends.get(name, missing)
+        same = all(before[fact] == after[fact] for fact in ("accepted", "value"))
+        if not same or "diverged: " in after["why"]:
+            changes.append({"run": name, "before": before, "after": after})
+    return changes

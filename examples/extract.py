@@ -15,6 +15,7 @@
     uv run examples/extract.py              48 sentences, each attempt as it happens
     uv run examples/extract.py -n 5 -q      5 of 240, only the figures
     uv run examples/extract.py --json       the figures as one JSON object on stdout
+    uv run examples/extract.py --tape FILE  stop it, start it: nothing is paid twice
 
 A small real model (see local_model.py; or set OPENAI_BASE_URL) is asked for the name
 and the age in a sentence. You see what came back, why it was refused, which special
@@ -35,7 +36,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where loop.py is
 
 from local_model import model
 
-from loop import Hook, all_of, check, grounded, json_with, run, script, show
+from loop import (
+    Hook,
+    Result,
+    all_of,
+    check,
+    each,
+    grounded,
+    json_with,
+    run,
+    script,
+    show,
+)
 
 FIRST = "Maria Tomas Sofia Hannah Omar Ingrid Pavel Aisha Liam Noor Greta Diego".split()
 LAST = (
@@ -71,6 +83,23 @@ def judge(sentence: str) -> Hook:
     )
 
 
+def task(sentence: str, run: Hook) -> Result[Any]:
+    """Return the result of a sentence: what `each` does, and what a tape replays."""
+    return run(PROMPT + sentence, judge(sentence))
+
+
+def correct(sentence: str, value: Any) -> bool:
+    """Tell whether a value is true: what the judge cannot know, and ledger.py asks."""
+    return dict(items())[sentence].items() <= value.items()
+
+
+def shown(event: dict[str, Any]) -> None:
+    """Watcher: the sentence, then what happens to it."""
+    if event["event"] == "start":
+        print(f"\n{event['task'][0]['content'].rpartition(': ')[2]}", file=sys.stderr)
+    show(event)
+
+
 def main() -> int:
     """Extract, and tell how it went."""
     parser = argparse.ArgumentParser(
@@ -80,25 +109,24 @@ def main() -> int:
     parser.add_argument("-q", action="store_true", help="do not show the attempts")
     parser.add_argument("--seed", type=int, default=1, help="of the first reply (1)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
+    parser.add_argument(
+        "--tape", metavar="FILE", help="keep all on it, or go on from it"
+    )
     options = parser.parse_args()
     if not 1 <= options.n <= 240:
         parser.error(f"-n {options.n}: there are 1 to 240 sentences")
-    names = "items accepted correct first_accepted first_correct calls tokens".split()
-    told, began, status = dict.fromkeys(names, 0), time.monotonic(), 0
+    told, began, status = dict.fromkeys(FIGURES.split(), 0), time.monotonic(), 0
     try:
         try:
             call = model(temperature=0.7, max_tokens=64, seed=options.seed)
         except ValueError as error:  # of OPENAI_BASE_URL, or of a key
             parser.error(str(error))
-        for sentence, record in items()[: options.n]:
-            if not options.q:
-                print(f"\n{sentence}", file=sys.stderr)
-            result = run(
-                PROMPT + sentence,
-                judge(sentence),
-                call=call,
-                watch=None if options.q else show,
-            )
+        sentences = [sentence for sentence, _ in items()[: options.n]]
+        watch = bool if options.q else shown  # bool: sees all, and shows nothing
+        own = {"call": call, "tape": options.tape, "workers": 1, "watch": watch}
+        for sentence, result in zip(
+            sentences, each(task, sentences, **own), strict=True
+        ):
             if not any(attempt.reply for attempt in result.attempts):
                 print(f"{result}", file=sys.stderr)
                 return 3
@@ -106,10 +134,10 @@ def main() -> int:
             alone = run(sentence, judge(sentence), call=first, fixes=())
             told["items"] += 1
             for prefix, one in ("", result), ("first_", alone):
-                right = one and record.items() <= one.value.items()
                 told[f"{prefix}accepted"] += bool(one)
-                told[f"{prefix}correct"] += bool(right)
+                told[f"{prefix}correct"] += bool(one) and correct(sentence, one.value)
             told["calls"] += result.spent.calls
+            told["reused"] += result.spent.reused
             told["tokens"] += result.spent.tokens
     except KeyboardInterrupt:
         status = 130
@@ -123,11 +151,12 @@ def main() -> int:
     return status or int(told["accepted"] == 0)
 
 
+FIGURES = "items accepted correct first_accepted first_correct calls reused tokens"
 REPORT = """\
 {items} sentences: accepted {accepted}, of these correct {correct}; given up {given_up}
 first replies alone: accepted {first_accepted}, of these correct {first_correct}
     (paired by sentence, the difference in correct ones has p = {p:.2g})
-cost: {calls} calls, {tokens} tokens, {seconds} s"""
+cost: {calls} calls ({reused} of them from the tape), {tokens} tokens, {seconds} s"""
 
 if __name__ == "__main__":
     with suppress(AttributeError):  # there is none on Windows
