@@ -56,7 +56,6 @@ import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from errno import ENOSPC
@@ -340,7 +339,7 @@ class Run(State):
     watch: Hook | None = None
     tape: Any = None
     name: str = ""  # on the tape
-    batch: Sequence[tuple[Limits, Spent, float]] = ()  # what `each` holds for all runs
+    batch: Sequence[Any] = ()  # what else is charged, with limits of its own
     sleep: Hook = time.sleep
     began: float = field(default_factory=time.monotonic)
     hook: str = ""  # whose call this is, where a hook makes one
@@ -351,11 +350,9 @@ class Run(State):
     def over(self, move: Ask) -> str:
         """Say which limit forbids this call; "" if none does."""
         call = move.call or self.call
-        for limits, spent, began in (
-            (self.limits, self.spent, self.began),
-            *self.batch,
-        ):
-            spent.seconds = time.monotonic() - began
+        for account in (self, *self.batch):
+            limits, spent = account.limits, account.spent
+            spent.seconds = time.monotonic() - account.began
             for unit in Limits.__slots__:
                 used, limit = getattr(spent, unit) or 0, getattr(limits, unit)
                 used += move.wait if unit == "seconds" else 0
@@ -415,11 +412,12 @@ class Run(State):
 
     def charge(self, **used: Any) -> None:
         """Add this to what was spent, by this run and by the batch that it is in."""
-        for spent in (self.spent, *(spent for _, spent, _ in self.batch)):
+        for account in (self, *self.batch):
             with LOCK:
                 for unit, more in used.items():
-                    had = getattr(spent, unit)
-                    setattr(spent, unit, None if None in (had, more) else had + more)
+                    had = getattr(account.spent, unit)
+                    both = None if had is None or more is None else had + more
+                    setattr(account.spent, unit, both)
 
     def refused(self, text: str, error: Exception) -> None:
         """Note the judge's complaint about a text, and keep the best so far."""
@@ -623,8 +621,9 @@ def run(
         raise TypeError(f"call {name_of(call)} takes no settings: add **settings")
     state = Run(task, judge, call, fixes, faults, filled(limits), watch=watch)
     state.tape, state.name = tape, tape.named(name, task) if tape is not None else name
-    listed = [*map(name_of, fixes), *map(name_of, faults)]
-    state.tell("start", task=task, settings=effective(call, {}), fixes=listed)
+    if (tape, watch) != (None, None):
+        listed = [*map(name_of, fixes), *map(name_of, faults)]
+        state.tell("start", task=task, settings=effective(call, {}), fixes=listed)
     return cast("Result[T]", driver(state))
 
 
@@ -1325,7 +1324,7 @@ class Tape:
 
     def diverged(self, run: Run) -> None:
         """Raise the CallError for a request that is not there; show what is nearest."""
-        sent = [self.at(place) for place in self.places.get((run.name, ""), ())]
+        sent = map(self.at, self.places.get((run.name, ""), ()))
         texts = [json.dumps([it["messages"], it["settings"]]) for it in sent] or [""]
         asked = json.dumps([run.messages, run.settings])
         same = {len(os.path.commonprefix((asked, text))): text for text in texts}
@@ -1418,12 +1417,12 @@ def each(
             raise GaveUp(f"{cure}: the first 20 items all ended in: {batch.ends.pop()}")
     except KeyboardInterrupt:
         if batch.tape:
-            show(batch.told(f"stopped; to go on: {shlex.join(sys.orig_argv)}"))
+            show(batch.status(f"to go on: {shlex.join(sys.orig_argv)}"))
         raise
     finally:
-        batch.account[:] = [(Limits(calls=0), batch.spent, 0.0)]  # for those under way
+        batch.limits = Limits(calls=0)  # for what is still under way
         if batch.shown:
-            show(batch.told(batch.status()))
+            show(batch.status())
 
 
 class Batch:
@@ -1432,8 +1431,8 @@ class Batch:
     def __init__(self, task: Hook, call: Hook, tape: Any, limits: Limits, *own: Any):
         self.task, self.call, (self.key, self.watch) = task, call, own
         self.tape = tape if tape is None or hasattr(tape, "recall") else Tape(tape)
-        self.spent, self.said, self.shown = Spent(), time.monotonic(), cast("Any", None)
-        self.account = [(limits, self.spent, self.said)]
+        self.limits, self.spent, self.shown = limits, Spent(), cast("Any", None)
+        self.began = self.said = time.monotonic()
         self.done, self.accepted, self.ends, self.broken = 0, 0, set[str](), False
 
     def jobs(self, items: Iterable[Any]) -> Iterator[Callable[[], Result[Any]]]:
@@ -1462,7 +1461,7 @@ class Batch:
 
     def drive(self, state: Run) -> Any:
         """Drive a run that is charged to the batch as well."""
-        state.batch = self.account
+        state.batch = (self,)
         return drive(state)
 
     def count(self, result: Result[Any]) -> None:
@@ -1474,26 +1473,24 @@ class Batch:
             self.broken = self.done == 20 and len(self.ends) == 1 and all(self.ends)
         if self.shown and (self.shown is not show or time.monotonic() > self.said + 10):
             self.said = time.monotonic()
-            self.shown(self.told(self.status()))
+            self.shown(self.status())
 
-    def told(self, why: str) -> dict[str, Any]:
-        """Return the event that shows a line about the whole."""
-        return {"event": "progress", "run": "", "n": 0, "hook": "", "why": why}
-
-    def status(self) -> str:
-        """Return how far it is, and what the tape was worth."""
+    def status(self, *why: str) -> dict[str, Any]:
+        """Return the event that says how far it is, and what the tape was worth."""
         spent, told = self.spent, f"{self.done} done, {self.accepted} accepted"
         told += f"; {spent.calls} calls, {spent.tokens} tokens"
         if self.tape:
             told += f"; {spent.reused} reused, {spent.calls - spent.reused} paid"
             told += f", {self.tape.unasked} on the tape but not asked for"
             told += f", {self.tape.unanswered} cut off by a kill and perhaps billed"
-        return told
+        return {"event": "progress", "hook": "", "why": "; ".join([told, *why])}
 
 
 def in_order(jobs: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
     """Yield what these functions return, in order. So many threads do them, at most 16
     times that number ahead of the slowest; at first less, to see if they work."""
+    from concurrent.futures import Future  # brings logging, which takes 6 ms
+
     todo, window, done = SimpleQueue[Any](), deque[Future[T]](), 0
 
     def work() -> None:
