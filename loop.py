@@ -1482,7 +1482,8 @@ class Batch:
         if self.tape:
             told += f"; {spent.reused} reused, {spent.calls - spent.reused} paid"
             told += f", {self.tape.unasked} on the tape but not asked for"
-            told += f", {self.tape.unanswered} cut off by a kill and perhaps billed"
+        if self.tape and self.tape.unanswered:
+            told += f", {self.tape.unanswered} cut off at a kill and perhaps billed"
         return {"event": "progress", "hook": "", "why": "; ".join([told, *why])}
 
 

@@ -2214,14 +2214,15 @@ def test_top_level_has_nothing_else():
 README = (HERE / "README.md").read_text()
 
 
-def test_readme_code_prints_what_it_says(served, monkeypatch):
+def test_readme_code_prints_what_it_says(served, monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_BASE_URL", served.url)
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
     served.will({"error": {"message": "busy"}}, 429, Retry_After="0.01")
     served.will('Sure: {"mood": "good",}')
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     code = "\n".join(block for block in blocks if "def steps" not in block)
     told = re.findall(r"^print\(.*\)  +?# (.*)$", code, re.MULTILINE)
-    printed = python("-W", "error", "-c", code, cwd=HERE).splitlines()
+    printed = python("-W", "error", "-c", code, cwd=tmp_path).splitlines()
     run = next(line for line in printed if line.startswith("accepted (2 calls"))
     printed.remove(run)  # it tells seconds
     assert len(told) >= 5 and printed == told
