@@ -66,6 +66,7 @@ from queue import SimpleQueue
 from signal import SIG_DFL, SIGTERM, getsignal, signal
 from threading import Lock, Thread
 from typing import Any, Generic, TypeVar, cast
+from weakref import finalize
 
 __version__ = "0.1.0"
 
@@ -1255,7 +1256,7 @@ def screen(rows: int = 8) -> Generator[Hook, None, None]:
 
 # 8. The tape --------------------------------------------------------------------------
 
-PRIVATE = partial(os.open, mode=0o600)  # to open a file that only its owner can read
+ENCODER = json.JSONEncoder(default=repr, skipkeys=True)  # of any value; ASCII
 
 
 class Tape:
@@ -1272,8 +1273,11 @@ class Tape:
         self.ends: dict[str, dict[str, Any]] = {}  # the last event of replayed runs
         self.places = defaultdict[tuple[str, str], list[int]](list)
         self.unanswered = self.unasked = 0  # requests in flight at a kill; replies left
-        there = replaying or os.path.exists(self.path)
-        for place, event in self.events() if there else ():
+        if not replaying:
+            how = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+            self.file = os.open(self.path, how, 0o600)
+            finalize(self, os.close, self.file)
+        for place, event in self.events():
             kind, where = event["event"], (event["run"], event.get("key", ""))
             self.unanswered += (kind == "sent") - (kind in ("reply", "fault"))
             self.unasked += kind == "reply"
@@ -1336,28 +1340,39 @@ class Tape:
     def write(self, event: dict[str, Any]) -> None:
         """Append an event, whole or not at all; OSError if the disk has no space."""
         facts = {"v": 1, **event, "at": round(time.time(), 3)}
-        line = json.dumps(facts, default=repr, skipkeys=True).encode() + b"\n"
+        line = ENCODER.encode(facts).encode() + b"\n"
         if self.replaying:
             self.ends |= {} if event["hook"] else {event["run"]: json.loads(line)}
             return
         try:
-            with self.lock, open(self.path, "ab+", 0, opener=PRIVATE) as file:
-                with suppress(ImportError):
-                    from fcntl import LOCK_EX, flock
-
-                    flock(file, LOCK_EX)  # until the file is closed
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(0, end - 1))
-                if end and file.read(1) != b"\n":
+            with self.lock, locked(self.file):
+                end = os.lseek(self.file, 0, os.SEEK_END)
+                os.lseek(self.file, max(0, end - 1), os.SEEK_SET)
+                if end and os.read(self.file, 1) != b"\n":
                     line = b"\n" + line  # a kill tore the line before it
-                if file.write(line) < len(line):  # a full disk says nothing
-                    file.truncate(end)
+                if os.write(self.file, line) < len(line):  # a full disk says nothing
+                    os.ftruncate(self.file, end)
                     raise OSError(ENOSPC, f"no space for a {event['event']} event")
-                if event["event"] == "reply":
-                    getattr(os, "fdatasync", os.fsync)(file.fileno())
+            if event["event"] == "reply":
+                getattr(os, "fdatasync", os.fsync)(self.file)
         except OSError as error:
             error.filename = self.path
             raise
+
+
+@contextmanager
+def locked(file: int) -> Generator[None, None, None]:
+    """Keep other processes from writing, where the system can."""
+    try:
+        from fcntl import LOCK_EX, LOCK_UN, flock
+    except ImportError:  # Windows
+        yield
+        return
+    flock(file, LOCK_EX)
+    try:
+        yield
+    finally:
+        flock(file, LOCK_UN)
 
 
 def digest(data: Any) -> str:
