@@ -1256,6 +1256,11 @@ def screen(rows: int = 8) -> Generator[Hook, None, None]:
 
 # 8. The tape --------------------------------------------------------------------------
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 ENCODER = json.JSONEncoder(default=repr, skipkeys=True)  # of any value; ASCII
 
 
@@ -1345,34 +1350,29 @@ class Tape:
             self.ends |= {} if event["hook"] else {event["run"]: json.loads(line)}
             return
         try:
-            with self.lock, locked(self.file):
-                end = os.lseek(self.file, 0, os.SEEK_END)
-                os.lseek(self.file, max(0, end - 1), os.SEEK_SET)
-                if end and os.read(self.file, 1) != b"\n":
-                    line = b"\n" + line  # a kill tore the line before it
-                if os.write(self.file, line) < len(line):  # a full disk says nothing
-                    os.ftruncate(self.file, end)
-                    raise OSError(ENOSPC, f"no space for a {event['event']} event")
+            with self.lock:
+                self.append(line)
             if event["event"] == "reply":
                 getattr(os, "fdatasync", os.fsync)(self.file)
         except OSError as error:
             error.filename = self.path
             raise
 
-
-@contextmanager
-def locked(file: int) -> Generator[None, None, None]:
-    """Keep other processes from writing, where the system can."""
-    try:
-        from fcntl import LOCK_EX, LOCK_UN, flock
-    except ImportError:  # Windows
-        yield
-        return
-    flock(file, LOCK_EX)
-    try:
-        yield
-    finally:
-        flock(file, LOCK_UN)
+    def append(self, line: bytes) -> None:
+        """Append a line, where other processes may do so as well."""
+        if fcntl:
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+        try:
+            end = os.lseek(self.file, 0, os.SEEK_END)
+            os.lseek(self.file, max(0, end - 1), os.SEEK_SET)
+            if end and os.read(self.file, 1) != b"\n":
+                line = b"\n" + line  # a kill tore the line before it
+            if os.write(self.file, line) < len(line):  # a full disk says nothing
+                os.ftruncate(self.file, end)
+                raise OSError(ENOSPC, f"no space for {line[:60]!r}")
+        finally:
+            if fcntl:
+                fcntl.flock(self.file, fcntl.LOCK_UN)
 
 
 def digest(data: Any) -> str:
