@@ -962,7 +962,7 @@ def test_think_tags():
         '{"note": "close it with </think>"}'  # the tag in a string is text: probe#439
     )
     value, fixes = repaired(loop.json_with(note=str), f"Sure: {note}")
-    assert value == json.loads(note) and fixes == ["json_in_prose"]
+    assert value == json.loads(note) and fixes == ["json_slips"]
 
 
 def test_code_fence():
@@ -993,10 +993,10 @@ PERSON_KEYS = {"name": str, "age": int}
         'Run\n```sh\nls\n```\nand you get: {"name": "Ada", "age": 36}',
     ],
 )
-def test_json_in_prose(text):
+def test_json_slips_takes_whole_json_out_of_talk(text):
     value, fixes = repaired(loop.json_with(**PERSON_KEYS), text)
     assert value == {"name": "Ada", "age": 36}
-    assert fixes[-1] in ("json_in_prose", "code_fence")
+    assert fixes[-1] in ("json_slips", "code_fence")
 
 
 @pytest.mark.parametrize(
@@ -1088,7 +1088,7 @@ def test_json_that_was_whole_before_the_cut_is_taken():
     text = f'{PERSON}\n\nIn this example, the structure is:\n\n{{\n  "name": "The Nurse'
     cut = loop.Reply(text, finish="length")
     found, fixes = repaired(loop.json_with(**PERSON_KEYS), cut)
-    assert found == {"name": "Ada", "age": 36} and fixes == ["json_in_prose"]
+    assert found == {"name": "Ada", "age": 36} and fixes == ["json_slips"]
 
 
 def test_json_spans_take_time_linear_in_the_text():
@@ -1644,7 +1644,6 @@ def test_the_key_is_in_no_error_and_no_report(served, post):
         {"headers": {"api-key": KEY}},
         {"headers": {"Authorization": f"Bearer {KEY}"}},
         {"headers": {"Authorization": f"Basic {KEY}:x=1"}},
-        {"base_url": served.url.replace("//", f"//u:{KEY}@")},
         {"base_url": f"{served.url}?key={KEY}"},
     ):
         for body in (
@@ -1661,6 +1660,11 @@ def test_the_key_is_in_no_error_and_no_report(served, post):
     assert KEY not in repr(call) and KEY not in json.dumps(call.settings)
     result = loop.run("?", str, call=call, limits=loop.Limits(calls=0))
     assert KEY not in repr(result)
+    with pytest.raises(
+        ValueError, match=r"no endpoint in 'http://\.\.\.@127"
+    ) as caught:
+        loop.chat("m", served.url.replace("//", f"//u:{KEY}@"))  # httpx would log it
+    assert "canary" not in str(caught.value)
     for bad in ("sk-canary\nx", "sk-canary-é"):
         with pytest.raises(ValueError, match="characters that HTTP") as caught:
             loop.chat("m", served.url, headers={"api-key": bad})
