@@ -837,7 +837,7 @@ def code_fence(state: State) -> Use | None:
 
 
 def json_slips(state: State) -> Use | None:
-    """There is talk round the JSON (promptfoo#10268), or it has slips: a comma to spare,
+    """There is talk round the JSON (promptfoo#10268), or it has slips: spare commas,
     bare keys, single or smart quotes, comments, True and None, line ends in strings
     (dirty-json#21): use each whole piece of it, mended. (A fix-up for the talk alone
     fired in 169 of 200 runs, and was deleted: ledger.py found that none missed it.)"""
@@ -1301,7 +1301,7 @@ class Tape:
         place, head = 0, b'{"v": 1, '
         with open(self.path, "rb") as file:
             if (begin := file.read(9)) != head[: len(begin)]:
-                raise ValueError(f"{self.path} is no tape: it begins with {begin!r}")
+                raise ValueError(f"{self.path} is no tape of version 1: {begin!r}")
             file.seek(0)
             for line in file:
                 with suppress(ValueError, RecursionError):
@@ -1356,7 +1356,8 @@ class Tape:
         facts = {"v": 1, **event, "at": round(time.time(), 3)}
         try:
             line = ENCODER.encode(facts).encode() + b"\n"
-        except (ValueError, RecursionError):  # a value in a ring, or nested too deep
+        except Exception:  # noqa: BLE001
+            # The value is in a ring, nested too deep, or has a repr that raises.
             line = ENCODER.encode(facts | {"value": "no JSON"}).encode() + b"\n"
         if self.replaying:
             self.ends |= {} if event["hook"] else {event["run"]: json.loads(line)}
@@ -1377,10 +1378,10 @@ class Tape:
         try:
             end = os.lseek(self.file, 0, os.SEEK_END)
             os.lseek(self.file, max(0, end - 1), os.SEEK_SET)
-            if end and os.read(self.file, 1) != b"\n":
-                line = b"\n" + line  # a kill tore the line before it
-            if end < 9:  # or the very head of the first
+            if end < 9:  # there is nothing, or a kill tore it in its very head
                 os.ftruncate(self.file, 0)
+            elif os.read(self.file, 1) != b"\n":
+                line = b"\n" + line  # a kill tore the line before
             if os.write(self.file, line) < len(line):  # a full disk says nothing
                 os.ftruncate(self.file, end)
                 raise OSError(ENOSPC, f"no space for {line[:60]!r}")

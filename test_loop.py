@@ -22,20 +22,29 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import hashlib
 import http.server
 import inspect
 import json
 import math
 import os
+import random
 import re
 import select
+import shlex
 import shutil
+import signal
+import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from contextlib import suppress
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -2313,6 +2322,876 @@ def test_with_example(parts, go):
     assert call.asked[1] == ([{"role": "user", "content": told}], {"seed": 1})
 
 
+# Proven by violence -------------------------------------------------------------------
+
+long = pytest.mark.skipif("--long" not in sys.argv, reason="takes minutes: --long")
+posix = pytest.mark.skipif(os.name != "posix", reason="fork, signals, modes, ptys")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+PEAK = """
+def peak():  # in kB; ru_maxrss would have that of the process which started this one
+    with open("/proc/self/status") as file: status = file.read()
+    return int(status.partition("VmHWM:")[2].split()[0])
+"""
+BEGIN = f"import sys; sys.path.insert(0, {str(HERE)!r}); import loop\n"
+
+
+class Till:
+    """A server that counts what it was asked, for each prompt, before it answers.
+
+    answer(prompt, handler) returns the text of the reply, or writes one by itself."""
+
+    def __init__(self, answer):
+        self.asked, self.parts, self.changed = (
+            Counter(),
+            Counter(),
+            threading.Condition(),
+        )
+        till = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                prompt = json.loads(body)["messages"][-1]["content"]
+                with till.changed:
+                    till.asked[prompt] += 1
+                    till.parts[prompt.split()[0]] += 1
+                    till.changed.notify_all()
+                if isinstance(text := answer(prompt, self), str):
+                    self.answer(text)
+
+            def answer(self, text, status=200):
+                choice = {"message": {"content": text}, "finish_reason": "stop"}
+                body = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
+                head = f"HTTP/1.1 {status} OK\r\nContent-Length: {len(body)}\r\n\r\n"
+                self.wfile.write(head.encode() + body)
+
+            def log_message(self, *args):
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            def handle_error(self, request, client_address):
+                pass  # the client was killed
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,)).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+SHARE = """
+import os, httpx
+url, tape, part, size, *items = sys.argv[1:]
+
+def task(item, run):
+    prompt = f"{part} {item} {size}"
+    def judge(text):
+        if text.startswith("no"):
+            raise loop.Reject("no")
+        return text[:20], len(text)
+    return run(prompt, judge, fixes=[lambda state: loop.Ask(f"{prompt} again")])
+
+def work():
+    call = loop.chat("m", url)
+    done = loop.each(task, items, call=call, tape=tape, workers=4, watch=bool)
+    for item, result in zip(items, done):
+        os.write(1, f"done {item} {json.dumps(result.value)}\\n".encode())
+import json
+for _ in sys.stdin:  # each line starts a process that has all imported
+    if not (pid := os.fork()):
+        os.write(1, f"up {os.getpid()}\\n".encode())
+        try:
+            work()
+            os._exit(0)
+        finally:
+            import traceback; traceback.print_exc(); os._exit(1)
+    os.write(1, f"down {os.waitpid(pid, 0)[1]}\\n".encode())
+"""
+FILLER = ("word " * 50 + "\u00e9 \u2028 \n \U0001f600 \\ ") * 4_000
+
+
+def refused_first(prompt):
+    """Whether the first reply to this prompt is one that the judge refuses."""
+    return hashlib.sha256(prompt.encode()).digest()[0] % 3 == 0
+
+
+def said(prompt, handler=None):
+    """The reply to a prompt: a function of nothing else."""
+    size = int(prompt.split()[2])
+    good = prompt.endswith(" again") or not refused_first(prompt)
+    return f"{'yes' if good else 'no'} {prompt} {FILLER}"[:size]
+
+
+class Share:
+    """A process that does a share of the items, is killed, and starts again."""
+
+    def __init__(self, till, tape, part, size, items):
+        self.till, self.tape, self.part = till, Path(tape), part
+        self.prompts = {item: f"{part} {item} {size}" for item in items}
+        command = [sys.executable, "-c", BEGIN + SHARE, till.url, tape, part, size]
+        self.nursery = subprocess.Popen(
+            [str(word) for word in (*command, *items)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        )  # fmt: skip
+        self.pid, self.status, self.values, self.acknowledged = 0, None, {}, {}
+        self.reader = threading.Thread(target=self.read)
+        self.reader.start()
+
+    def read(self):
+        for line in self.nursery.stdout:
+            kind, what, *value = line.split(" ", 2)
+            with self.till.changed:
+                if kind == "done":
+                    self.values[what] = json.loads(value[0])
+                else:
+                    pid, status = (int(what), None) if kind == "up" else (0, int(what))
+                    self.pid, self.status = pid, status
+                self.till.changed.notify_all()
+
+    def wait(self, condition):
+        with self.till.changed:
+            assert self.till.changed.wait_for(condition, 120)
+
+    def start(self):
+        self.status = None
+        self.nursery.stdin.write("go\n")
+        self.wait(lambda: self.pid or self.status is not None)
+
+    def killed(self, moment):
+        """Start; wait for a moment; kill -9; note the counts of what was told done."""
+        before = self.till.parts[self.part]
+        self.start()
+        more = moment.randint(1, 7)
+        enough = lambda: self.till.parts[self.part] >= before + more
+        self.wait(lambda: enough() or self.status is not None)
+        if moment.random() < 0.5:  # some time after the request
+            with self.till.changed:
+                over = lambda: self.status is not None
+                self.till.changed.wait_for(over, moment.random() ** 2 * 0.02)
+        else:  # as soon as the tape grows by a large write
+            size, least = self.size(), moment.choice((1, 1000, 50_000))
+            while self.status is None and self.size() < size + least:
+                if self.till.parts[self.part] > before + more + 8:
+                    break
+        struck = self.status is None
+        if struck:
+            os.kill(self.pid, signal.SIGKILL)
+        self.wait(lambda: self.status is not None)
+        assert self.status in (0, signal.SIGKILL)
+        self.note()
+        return struck
+
+    def size(self):
+        return self.tape.stat().st_size if self.tape.exists() else 0
+
+    def note(self):
+        for item in self.values:  # no request of theirs may come after this
+            counts = self.counts(self.prompts[item])
+            assert self.acknowledged.setdefault(item, counts) == counts
+
+    def counts(self, prompt):
+        return [self.till.asked[prompt], self.till.asked[f"{prompt} again"]]
+
+    def finish(self):
+        """Start, wait for the end, and check each item."""
+        self.values = {}
+        self.start()
+        self.wait(lambda: self.status is not None)
+        assert self.status == 0
+        self.note()
+        for item, prompt in self.prompts.items():
+            good = f"{prompt} again" if refused_first(prompt) else prompt
+            assert self.values[item] == [said(good)[:20], len(said(good))]
+
+    def close(self):
+        self.nursery.stdin.close()
+        self.reader.join()
+        self.nursery.stdout.close()
+        self.nursery.wait()
+
+
+def torn_lines(tape):
+    """How many lines are torn; none may be anything but the beginning of a record."""
+    torn, head = 0, b'{"v": 1, "event": "'
+    with open(tape, "rb") as file:
+        for line in file:
+            assert line.count(head) <= 1 and line.endswith(b"\n")
+            assert line.startswith(head) or head.startswith(line[:-1])
+            try:
+                json.loads(line)
+            except ValueError:
+                torn += 1
+    return torn
+
+
+def strike(tape, size, shares, kills, seed):
+    """Kill each of the processes on one tape so many times; return the figures."""
+    each = 6 * kills + 8
+    crowd, struck = [], []
+
+    def violence(share):
+        moment = random.Random(f"{seed} {share.part}")
+        struck.extend(share.killed(moment) for _ in range(kills))
+
+    with Till(said) as till, ExitStack() as stack, ThreadPoolExecutor(shares) as pool:
+        for part in range(shares):
+            items = [str(item) for item in range(part, each * shares, shares)]
+            crowd.append(Share(till, tape, f"p{part}", size, items))
+            stack.callback(crowd[-1].close)
+        list(pool.map(violence, crowd))
+        list(pool.map(Share.finish, crowd))
+        asked = till.asked.total()
+        list(pool.map(Share.finish, crowd))  # once more: it is all on the tape
+        assert till.asked.total() == asked
+    prompts = [prompt for share in crowd for prompt in share.prompts.values()]
+    needed = sum(1 + refused_first(prompt) for prompt in prompts)
+    kept, torn = loop.Tape(tape), torn_lines(tape)
+    assert needed <= asked <= needed + 4 * sum(struck)  # 4: requests in flight
+    assert asked - needed <= kept.unanswered <= 4 * sum(struck)
+    assert torn <= sum(struck)
+    return Counter(kills=sum(struck), needed=needed, asked=asked, torn=torn)
+
+
+@long
+@posix
+def test_kill_9_at_any_moment_loses_no_reply_and_buys_none_twice(tmp_path):
+    """200 processes are killed at random, one or four at a time on one tape."""
+    total = Counter()
+    for size, alone, together in (
+        (200, 36, 8),
+        (6_000, 36, 8),
+        (100_000, 24, 6),
+        (1_000_000, 14, 4),
+    ):
+        for shares, kills in ((1, alone), (4, together)):
+            tape = tmp_path / "tape.jsonl"
+            figures = strike(tape, size, shares, kills, f"{size} {shares}")
+            figures["bytes"] = tape.stat().st_size
+            tape.unlink()
+            print(f"\n{size} B, {shares} processes: {dict(figures)}", end="")
+            total += figures
+    print(f"\nall: {dict(total)}, {total['asked'] - total['needed']} asked again")
+    assert total["kills"] >= 200
+
+
+DISK = """
+import errno, os, shutil
+url, full, spare = sys.argv[1:]
+tape = f"{full}/tape.jsonl"
+
+def task(item, run):
+    return run(f"fill {item}", lambda text: len(text))
+
+def go(tape):
+    items, call = range(80), loop.chat("m", url)
+    done = loop.each(task, items, call=call, tape=tape, workers=4, watch=bool)
+    return [result.value for result in done]
+try:
+    go(tape)
+except OSError as error:
+    assert (error.errno, error.filename) == (errno.ENOSPC, tape), error
+    texts = [len(attempt.reply.text) for attempt in error.attempts]
+    print(json.dumps(texts), flush=True)
+else:
+    sys.exit("each went on as if the disk were not full")
+sys.stdin.readline()  # the server has let the first one go
+shutil.copy(tape, spare)
+print(json.dumps(go(spare)))
+"""
+
+
+def on_small_disk(tmp_path, code, *arguments):
+    """A process in a mount namespace of its own, with a disk of 1 MiB at disk/."""
+    (tmp_path / "disk").mkdir()
+    mount = f"mount -t tmpfs -o size=1m none {shlex.quote(str(tmp_path / 'disk'))}"
+    for users in (["--user", "--map-root-user"], []):
+        space = ["unshare", *users, "--mount", "sh", "-c"]
+        with suppress(FileNotFoundError):
+            tried = subprocess.run([*space, mount], capture_output=True, check=False)
+            if tried.returncode == 0:
+                command = [sys.executable, "-c", BEGIN + "import json" + code]
+                python = shlex.join([*command, *map(str, arguments)])
+                return subprocess.Popen(
+                    [*space, f"{mount} && exec {python}"],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                )  # fmt: skip
+    pytest.skip(f"no tmpfs can be mounted here: {mount}")
+
+
+@pytest.mark.parametrize("slow", ["none", "fill 22"])
+def test_full_disk_stops_a_batch_that_goes_on_elsewhere(tmp_path, slow):
+    """ENOSPC names the file, has the reply, and nothing more is paid for."""
+    stopped = threading.Event()
+
+    def answer(prompt, handler):
+        if prompt == slow:  # while it lasts, the others meet the full disk
+            stopped.wait(2)
+        return "x" * 30_000
+
+    with Till(answer) as till:
+        spare = tmp_path / "spare.jsonl"
+        child = on_small_disk(tmp_path, DISK, till.url, tmp_path / "disk", spare)
+        with child:
+            texts = json.loads(child.stdout.readline() or "null")
+            paid = till.asked.total()
+            stopped.set()
+            told = child.communicate("\n")[0]
+        assert child.returncode == 0 and texts == [30_000]
+        assert json.loads(told) == [30_000] * 80
+        kept = [json.loads(line) for line in spare.read_text().splitlines()]
+        assert sum(it["event"] == "reply" for it in kept) == 80
+        lost = till.asked.total() - 80
+        print(f"\nfull disk: {paid} paid for until it stopped, {lost} of them lost")
+        assert 1 <= lost <= 4, f"{lost} replies were paid for and lost, by 4 workers"
+
+
+REPLY = 'caf\u00e9 \u2028\u2029\x85 \ud83d \ude00 \0 \x1b[31m \r\n \U0001f600 \\ " end'
+
+
+def tell(tape, *replies, ask="n?", judge=str.upper, **options):
+    """A run on this tape, with a script; and what it was asked."""
+    call = loop.script(*replies)
+    result = loop.run(ask, judge, call=call, tape=loop.Tape(tape), **options)
+    return result, len(call.asked)
+
+
+@pytest.mark.parametrize("ask", ["n?", REPLY, [{"role": "user", "content": [REPLY]}]])
+@pytest.mark.parametrize("text", [REPLY, "", "\n", REPLY * 20_000])
+def test_any_text_comes_back_from_the_tape_as_it_was(tmp_path, ask, text):
+    """U+2028, lone surrogates, NUL, 1 MB: recorded, resumed, replayed."""
+    tape = tmp_path / "tape"
+    first, _ = tell(tape, text, ask=ask, name=REPLY, judge=lambda text: [text])
+    again, asked = tell(tape, ask=ask, name=REPLY, judge=lambda text: [text])
+    assert first.value == again.value == [text] and asked == 0
+    task = lambda messages, run: run(messages, lambda text: [text])
+    assert loop.replay(tape, task) == []
+    (change,) = loop.replay(tape, lambda messages, run: run(messages, lambda _: [0]))
+    assert change["run"] == REPLY and change["before"]["value"] == [text]
+
+
+def test_one_request_twice_in_a_run_has_both_its_replies(tmp_path):
+    """They come back in the order in which they came."""
+
+    def judge(text):
+        first = yield loop.Ask("sure?")
+        second = yield loop.Ask("sure?")
+        return [text, first.text, second.text]
+
+    tape = tmp_path / "tape"
+    assert tell(tape, *"abc", judge=judge)[0].value == ["a", "b", "c"]
+    again, asked = tell(tape, judge=judge)
+    assert again.value == ["a", "b", "c"] and asked == 0
+
+
+@posix
+def test_new_tape_is_for_its_owner_only(tmp_path):
+    """The prompts of a tape are private: mode 0600, whatever the umask."""
+    old = os.umask(0)
+    try:
+        tell(tmp_path / "tape", "a")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "tape").stat().st_mode & 0o777 == 0o600
+
+
+def test_file_that_is_no_tape_is_refused_by_name_and_left_alone(tmp_path):
+    """Another version, a foreign file, an empty line, an archive."""
+    tape = tmp_path / "tape"
+    for begin in ('{"v": 2, "event": "start"}\n', "# Notes\n", "{}\n", "\n", "PK\3\4"):
+        tape.write_text(begin)
+        with pytest.raises(ValueError, match="no tape of version 1") as caught:
+            tell(tape, "a")
+        assert str(tape) in str(caught.value) and tape.read_text() == begin
+
+
+@linux
+def test_a_gigabyte_without_a_line_is_refused_unread(tmp_path):
+    """It is told by its first bytes."""
+    tape = tmp_path / "tape"
+    with open(tape, "wb") as file:
+        file.truncate(2**30)
+    code = """
+before = peak()
+try: loop.Tape(sys.argv[1])
+except ValueError: print(peak() - before)
+"""
+    assert int(python("-c", BEGIN + PEAK + code, tape)) < 10_000
+
+
+def test_path_that_cannot_be_written_is_told_before_anything_is_paid_for(tmp_path):
+    """A folder, a missing folder, a file to read only."""
+    call = loop.script("a")
+    for path in (tmp_path, tmp_path / "no" / "tape"):
+        with pytest.raises(OSError, match=re.escape(str(path))) as caught:
+            loop.run("n?", str, call=call, tape=loop.Tape(path))
+        assert caught.value.filename == str(path) and call.asked == []
+        done = loop.each(lambda _, run: run("n?", str), "ab", call=call, tape=path)
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            list(done)
+        assert call.asked == []
+
+
+@posix
+def test_tape_to_read_only_is_told_before_anything_is_paid_for():
+    """Also where the tests are run by root, who may write it."""
+    code = """
+import fcntl, hashlib, os; path = sys.argv[1]
+if os.geteuid() == 0: os.setuid(65534)
+call = loop.script("b")
+try: loop.run("m?", str, call=call, tape=loop.Tape(path))
+except PermissionError as error: print(error.filename == path, call.asked)
+"""
+    with tempfile.TemporaryDirectory() as folder:  # one that is not for root alone
+        tape = Path(folder) / "tape"
+        tell(tape, "a")
+        Path(folder).chmod(0o755)
+        tape.chmod(0o444)
+        assert python("-c", BEGIN + code, tape) == "True []\n"
+
+
+@posix
+@pytest.mark.parametrize(("where", "unanswered"), [("call", 1), ("judge", 0)])
+def test_request_and_reply_are_on_the_tape_before_what_comes_next(
+    tmp_path, where, unanswered
+):
+    """kill -9 in the call: perhaps billed; in the judge: not bought again."""
+    code = """
+import os, signal
+tape, where = sys.argv[1:]
+def end(): os.kill(os.getpid(), signal.SIGKILL)
+def call(messages, **settings): return end() if where == "call" else "5"
+call.settings = {}
+loop.run("n?", lambda text: end(), call=call, tape=loop.Tape(tape))
+"""
+    tape = tmp_path / "tape"
+    command = [sys.executable, "-c", BEGIN + code, tape, where]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert loop.Tape(tape).unanswered == unanswered
+    result, asked = tell(tape, *["5"] * unanswered, judge=int)
+    assert result and asked == unanswered
+
+
+@linux
+def test_writer_waits_for_the_record_of_another_process(tmp_path):
+    """Without the lock, its record would be glued to one that is not yet whole."""
+    tape = tmp_path / "tape"
+    tell(tape, "a")
+    whole = tape.read_bytes()
+    code = "loop.run('m?', str, call=loop.script('b'), tape=loop.Tape(sys.argv[1]))"
+    import fcntl
+
+    with open(tape, "ab", 0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(whole[:100])
+        command = [sys.executable, "-c", BEGIN + code, tape]
+        with subprocess.Popen(command) as child:
+            waits = re.compile(rf"-> FLOCK .* {child.pid} ")
+            while not (waiting := waits.search(Path("/proc/locks").read_text())):
+                if child.poll() is not None:
+                    break
+            file.write(whole[100:])
+            fcntl.flock(file, fcntl.LOCK_UN)
+    assert waiting and child.returncode == 0
+    lines = tape.read_bytes().splitlines(keepends=True)
+    assert b"".join(lines[: whole.count(b"\n") * 2]) == whole * 2
+    assert torn_lines(tape) == 0 and tell(tape, ask="m?")[1] == 0
+
+
+def test_empty_file_serves_as_a_new_tape(tmp_path):
+    """As mkstemp makes it."""
+    (tmp_path / "tape").touch()
+    assert tell(tmp_path / "tape", "a")[1] == 1 and tell(tmp_path / "tape")[1] == 0
+
+
+def test_tape_cut_at_any_byte_goes_on_with_what_is_whole(tmp_path):
+    """A kill, or a machine that lost its power, cuts anywhere; even inside a letter."""
+    tape, ask = tmp_path / "tape", "caf\u00e9?"
+    options = {"judge": int, "fixes": [lambda state: loop.Ask("and?")]}
+    tell(tape, "x\u00e9", "1", ask=ask, **options)
+    whole = tape.read_bytes().replace(b"\\u00e9", "\u00e9".encode())
+    ends = [m.end() for m in re.finditer(rb'"event": "reply".*\n', whole)]
+    for cut in range(len(whole) + 1):
+        tape.write_bytes(whole[:cut])
+        had = sum(end <= cut + 1 for end in ends)  # the newline is not needed
+        result, asked = tell(tape, *["x\u00e9", "1"][had:], ask=ask, **options)
+        assert (result.value, asked) == (1, 2 - had), whole[:cut]
+        assert tape.read_bytes().startswith(whole[:cut])
+        result, asked = tell(tape, ask=ask, **options)
+        assert (result.value, asked) == (1, 0), whole[:cut]
+        assert len(loop.replay(tape, lambda ask, run: run(ask, **options))) == 0
+
+
+def test_lines_that_are_no_record_are_passed_over(tmp_path):
+    """Bad JSON, bad UTF-8, NULs, nesting without end: the records round it count."""
+    tape = tmp_path / "tape"
+    tell(tape, "a")
+    lines = tape.read_bytes().splitlines(keepends=True)
+    head = b'{"v": 1, '
+    junk = [
+        b"", b"{", b"null", b"\0" * 5000, b"\xff\xfe", head, head + b"\xc3",
+        head + b'"event": ' + b"[" * 200_000, head + b'"event": "reply", "run": "',
+        head + b"}", b"\r", head[:-1] + b'"event": "reply"}', b"x" * 2_000_000,
+    ]  # fmt: skip
+    rounds(tape, lines, junk)
+
+
+def test_records_that_lack_what_a_record_has_are_passed_over(tmp_path):
+    """Written by hand, or by another program: JSON, version 1, and no event."""
+    tape, head = tmp_path / "tape", b'{"v": 1, '
+    tell(tape, "a")
+    lines = tape.read_bytes().splitlines(keepends=True)
+    ends = (b'"event": 1}', b'"event": "reply", "run": {}}', b'"run": "a"}')
+    rounds(tape, lines, [head + end for end in ends])
+
+
+def rounds(tape, lines, junk):
+    """Each piece of junk, between all lines of a tape, is passed over."""
+    for bad in junk:
+        tape.write_bytes(lines[0] + b"".join(bad + b"\n" + line for line in lines[1:]))
+        result, asked = tell(tape)
+        assert (result.value, asked) == ("A", 0), bad[:40]
+        assert loop.replay(tape, lambda ask, run: run(ask, str.upper)) == [], bad[:40]
+
+
+def test_value_that_json_cannot_hold_does_not_end_a_run(tmp_path):
+    """The judge's value is put on the tape as well as may be: it never costs a run."""
+    ring, tape = [], tmp_path / "tape"
+    ring.append(ring)
+
+    class Odd:
+        def __repr__(self):
+            raise RuntimeError("no repr")
+
+    for n, value in enumerate((ring, Odd(), {1: {2, 3}, (4,): b"x"}, [float("nan")])):
+        name = str(n)
+        result, asked = tell(tape, "a", judge=lambda _, v=value: v, name=name)
+        assert result.value is value and asked == 1
+        assert tell(tape, judge=lambda _: 5, name=name)[1] == 0
+
+
+def test_json_nested_as_deep_as_python_reads_does_not_end_a_run(tmp_path):
+    """Where json.loads takes it and json.dumps, one level more, does not."""
+    tape, options = tmp_path / "tape", {"judge": json.loads, "fixes": []}
+    for depth in (*range(850, 1010), 5_000, 100_000):
+        text = "[" * depth + "]" * depth
+        result, _ = tell(tape, text, name=str(depth), **options)
+        assert result or "RecursionError" in result.why, depth
+
+
+HOSTILE = (
+    "a\x1b]52;c;aGk=\x07b\x1b]8;;http://x\x1b\\c\x1b]0;title\x07\x1b[2J\x1b[?25h\x1b[1A"
+    "\x9b31m\x9d0;t\x9c\x90q\x84\r\b\b\x7f\x0b\x0c\x0e\0\x18\x1a\u202e\u2066\u200b"
+    "\u200e\ufeff\u2060\U000e0041\U000e007f\u2028\u2029\x85\xad\udc80\ud83d"
+    "[red]x[/][/red][link=http://x]y[/link]"
+)
+HARMLESS = "h" * len(HOSTILE)
+SHOWN = (
+    r"\x1b]52;c;aGk=\x07b \x1b]8;; \x1b]0;title \x9b31m\x9d0;t\x9c\x90q\x84\r\x08\x08 "
+    r"\u202e\u2066\u200b\u200e\ufeff\u2060\U000e0041\U000e007f\u2028\u2029\x85\xad "
+    r"\udc80\ud83d[red]x[/][/red][link=http://x]y[/link]"
+).split()
+
+SHOW = """
+import json
+watcher, path, how = sys.argv[1:]
+with open(path) as file: text = json.load(file)
+
+def call(messages, **settings):
+    call.count += 1
+    if call.count % 2: raise loop.CallError(text)
+    return text
+call.count, call.settings = 0, {}
+def judge(reply): raise loop.Reject(text)
+def again(state): return loop.Ask(state.task)
+def renamed(state): return loop.Ask(state.task, **{text: state.judged})
+
+def run(watch):
+    options = {"fixes": [renamed], "faults": [again], "limits": loop.Limits(tries=2)}
+    loop.run("n?", judge, call=call, watch=watch, **options)
+    if how == "hold":
+        print("ready", flush=True)
+        while True: import signal; signal.pause()
+    if how == "raise": raise ZeroDivisionError
+if watcher == "show": run(loop.show)
+else:
+    with loop.screen() as watch: run(watch)
+"""
+
+
+def on_terminal(code, *arguments, stop=None):
+    """The status of a process on a terminal of 500 columns, and what it wrote there;
+    once it says "ready", the signal `stop` is sent."""
+    import fcntl
+    import termios
+
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 500, 0, 0))
+    hidden = ("NO_COLOR", "CI", "COLUMNS", "LINES")
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    child = subprocess.Popen(
+        [sys.executable, "-c", BEGIN + code, *map(str, arguments)],
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+        env=env | {"TERM": "xterm-256color", "PYTHON_COLORS": "0", "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    os.close(slave)
+    late, wrote = threading.Timer(60, child.kill), b""
+    late.start()
+    with suppress(OSError), os.fdopen(master, "rb", 0) as terminal:
+        while part := terminal.read(65536):
+            wrote += part
+            if stop and b"ready" in wrote:
+                child.send_signal(stop)
+                stop = None
+    late.cancel()
+    return child.wait(60), wrote.decode()
+
+
+def controls(output):
+    """The control sequences, and the other characters that are no print, in it."""
+    sequence = r"\x1b\[[0-?]*[ -/]*[@-~]"
+    rest = re.sub(sequence, "", output)
+    return {*re.findall(sequence, output), *(c for c in rest if not c.isprintable())}
+
+
+@posix
+@pytest.mark.parametrize("watcher", ["screen", "show"])
+@pytest.mark.parametrize("times", [1, 100_000])
+def test_hostile_text_does_nothing_to_a_terminal(tmp_path, watcher, times):
+    """Reply, complaint, fault and a setting's name: as harmless text, but escaped."""
+    outputs = []
+    for text in (HARMLESS, HOSTILE):
+        path = tmp_path / "text"
+        path.write_text(json.dumps(text * times))
+        status, output = on_terminal(SHOW, watcher, path, "end")
+        assert status == 0, output
+        outputs.append(output)
+    assert controls(outputs[1]) <= controls(outputs[0])
+    assert {c for c in controls(outputs[1]) if len(c) == 1} <= {"\r", "\n"}
+    for shown in SHOWN:
+        assert outputs[1].replace("\\\\", "\\").count(shown) >= 3, shown
+    assert len(outputs[1]) < 200_000
+
+
+@posix
+@pytest.mark.parametrize(
+    ("how", "stop", "expected"),
+    [
+        ("end", None, 0),
+        ("raise", None, 1),
+        ("hold", signal.SIGINT, -signal.SIGINT),
+        ("hold", signal.SIGTERM, 143),
+    ],
+)
+def test_live_view_is_gone_and_the_cursor_back(tmp_path, how, stop, expected):
+    """At the end, at an exception, at Ctrl-C and at kill."""
+    (tmp_path / "text").write_text('"text"')
+    status, output = on_terminal(SHOW, "screen", tmp_path / "text", how, stop=stop)
+    assert status == expected
+    assert -1 < output.rindex("\x1b[?25l") < output.rindex("\x1b[?25h")
+    after = output[output.rindex("\x1b[?25h") :]
+    assert output.count("\x1b[2K") >= 4 and "on the tape" not in after
+    assert ("ZeroDivisionError" in after) == (how == "raise")
+    assert ("KeyboardInterrupt" in after) == (stop == signal.SIGINT)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("stop", "expected"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)]
+)
+def test_batch_on_a_terminal_ends_with_its_figures_below_the_view(stop, expected):
+    """The view is gone, and what it came to is left, with calls still under way."""
+    code = """
+import tempfile, threading
+main, done = threading.main_thread().ident, threading.Event()
+def call(messages, **settings):
+    if messages[0]["content"] == "0": return "fine"
+    done.wait()
+    if messages[0]["content"] == "1":
+        while sys._current_frames()[main].f_code.co_name != "wait": pass
+        print("ready", flush=True)
+    threading.Event().wait()
+call.settings = {}
+task = lambda item, run: run(f"{item}", str)
+tape = tempfile.mkdtemp() + "/tape"
+for result in loop.each(task, range(9), call=call, tape=tape): done.set()
+"""
+    status, output = on_terminal(code, stop=stop)
+    assert status == expected, output
+    after = output[output.rindex("\x1b[?25h") :]
+    assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1
+    assert "1 done, 1 accepted" in after and controls(after) < {
+        "\r", "\n", "\x1b[?25h", "\x1b[1A", "\x1b[2K", "\x1b[0m",
+    }  # fmt: skip
+    assert ("; to go on: " in after) == (stop == signal.SIGINT)
+
+
+@posix
+def test_screen_leaves_the_signals_of_a_program_as_they_were():
+    """A program's own handler of SIGTERM is back, or still there, afterwards."""
+    code = """
+import signal
+def own(number, frame): print("own", flush=True); sys.exit(7)
+for handler in (signal.SIG_DFL, own):
+    signal.signal(signal.SIGTERM, handler)
+    with loop.screen(): pass
+    assert signal.getsignal(signal.SIGTERM) == handler, handler
+with loop.screen(): signal.raise_signal(signal.SIGTERM)
+"""
+    status, output = on_terminal(code)
+    assert status == 7 and "own" in output, output
+
+
+def test_visible_escapes_what_has_no_ink():
+    """Fillers, and selectors that smuggle bytes behind an emoji, hide text as well."""
+    for hidden in "\u3164\u115f\u1160\uffa0\u034f\u17b4\u180b\U000e0100\U000e01ef":
+        assert hidden not in loop.visible(f"a{hidden}b"), ascii(hidden)
+
+
+CANARY = "cAnArY/+9-0123456789"
+SPOKEN = """
+import logging, os, json
+url, tape, log, path = sys.argv[1:]
+logging.basicConfig(filename=log, level=logging.DEBUG)
+with open(path) as file: options = json.load(file)
+call = loop.chat("m", timeout=5, **{"base_url": url} | options)
+again = lambda state: loop.Ask(state.task) if state.spent.faults < 3 else None
+task = lambda item, run: run(f"key {item}", str, faults=[again])
+kinds = ["json", "text", "reset", "cut", "good"]
+for result in loop.each(task, kinds, call=call, tape=tape):
+    print(result, repr(result), repr(result.error), repr(call), call.settings)
+    print([repr(a.fault) for a in result.attempts])
+print("keys", file=sys.stderr, flush=True)
+def broken(text): raise NameError("a bug")
+try:
+    loop.run("key good", broken, call=call, tape=loop.Tape(tape), watch=loop.show)
+except NameError:
+    loop.run("key json", str, call=call, watch=loop.show, faults=[]).unwrap()
+"""
+
+
+@posix
+@pytest.mark.parametrize("place", ["environment", "argument", "header"])
+def test_a_key_is_nowhere_but_in_the_request(tmp_path, place, monkeypatch):
+    """The server echoes it; logs at DEBUG, tape, output and tracebacks are searched."""
+    forms = {CANARY, "cAnArY"}
+    met = []
+
+    def answer(prompt, handler):
+        got = f"{handler.path} {handler.headers['Authorization']} {handler.headers}"
+        met.append(any(form in got for form in forms))
+        kind, said = prompt.split()[1], f"no access for {got}"
+        if kind == "json":
+            body = json.dumps({"error": {"message": said, "code": said}}).encode()
+        elif kind == "text":
+            body = said.encode()
+        elif kind == "good":
+            return "fine"
+        if kind in ("json", "text"):
+            status = 401 if kind == "json" else 500
+            head = f"HTTP/1.1 {status} No\r\nContent-Length: {len(body)}\r\n\r\n"
+            return handler.wfile.write(head.encode() + body)
+        handler.close_connection = True
+        if kind == "cut":
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
+        linger = struct.pack("ii", 1, 0)  # a reset, no good bye
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        handler.connection.close()
+
+    with Till(answer) as till:
+        options = {
+            "argument": {"api_key": CANARY},
+            "header": {"headers": {"key": CANARY}},
+        }
+        if place == "environment":
+            monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+        (tmp_path / "options").write_text(json.dumps(options.get(place, {})))
+        files = [tmp_path / name for name in ("tape", "log")]
+        code = [
+            sys.executable,
+            "-c",
+            BEGIN + SPOKEN,
+            till.url,
+            *files,
+            tmp_path / "options",
+        ]
+        done = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "GaveUp" in done.stderr, done.stderr
+    assert len(met) >= 10 and all(met)  # it was sent, each time
+    texts = {path.name: path.read_text() for path in files}
+    texts |= {"stdout": done.stdout, "stderr": done.stderr}
+    for name, text in texts.items():
+        lines = [line for line in text.splitlines() if any(f in line for f in forms)]
+        assert lines == [], f"the key is in {name}"
+
+
+@long
+@linux
+def test_a_million_items_take_little_memory():
+    """A generator of items, and of results: what is done is forgotten."""
+    code = """
+import time
+def call(messages, **settings): return "5"
+call.settings = {}
+def task(item, run): return run(f"{item}", int)
+before, began, count = peak(), time.monotonic(), 0
+for result in loop.each(task, (n for n in range(1_000_000)), call=call, watch=bool):
+    count += result.value == 5
+print(count, (peak() - before) / 1024, time.monotonic() - began)
+"""
+    count, more, seconds = map(float, python("-c", BEGIN + PEAK + code).split())
+    print(f"\na million items: {more:.0f} MB more, {seconds:.0f} s")
+    assert count == 1_000_000 and more < 150
+
+
+BATCH = """
+task = lambda item, run: run(f"{item} slow", str)
+for result in loop.each(task, range(9), call=loop.chat("m", sys.argv[1]), workers=3,
+                        tape=sys.argv[2]):
+    print(result.value, flush=True)
+"""
+
+
+@posix
+def test_ctrl_c_stops_a_batch_at_once_and_tells_how_to_go_on(tmp_path):
+    """Replies under way are not waited for; what there is, is on the tape."""
+    held = threading.Event()
+
+    def answer(prompt, handler):
+        if prompt != "0 slow":
+            held.wait(60)
+        return "fine"
+
+    (tmp_path / "batch.py").write_text(BEGIN + BATCH)
+    with Till(answer) as till:
+        command = [sys.executable, tmp_path / "batch.py", till.url, tmp_path / "tape"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout.readline() == "fine\n"
+            with till.changed:
+                assert till.changed.wait_for(lambda: till.asked.total() == 4, 30)
+            child.send_signal(signal.SIGINT)
+            _, told = child.communicate(timeout=30)  # while the server holds them
+        assert not held.is_set() and child.returncode == -signal.SIGINT
+        held.set()
+        told = " ".join(told.split())
+        assert f"; to go on: {shlex.join(map(str, command))}" in told
+        assert "0 reused, 4 paid, 0 on the tape" in told
+        assert told.endswith("KeyboardInterrupt")
+        lines = python(*command[1:]).splitlines()
+        assert lines == ["fine"] * 9 and till.asked.total() == 4 + 8
+
+
 # A real model -------------------------------------------------------------------------
 
 
@@ -2383,7 +3262,7 @@ def test_overhead_prints_its_figures():
     assert done.returncode == 0 and done.stdout.count(" us") == 2, done.stderr
 
 
-@pytest.mark.skipif("--long" not in sys.argv, reason="takes minutes: --long")
+@long
 def test_loop_beats_first_replies_beyond_chance(real):
     done = example("extract.py", "-n", "96", "-q", "--json")
     told = json.loads(done.stdout)
