@@ -64,7 +64,7 @@ from inspect import CO_VARKEYWORDS, isasyncgen, iscoroutinefunction, isgenerator
 from itertools import count
 from queue import SimpleQueue
 from signal import SIG_DFL, SIGTERM, getsignal, signal
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread, main_thread
 from typing import Any, Generic, TypeVar, cast
 from weakref import finalize
 
@@ -1250,15 +1250,15 @@ def screen(rows: int = 8) -> Generator[Hook, None, None]:
     above, bottom = deque[str](maxlen=rows), deque[str](maxlen=1)
     console = Console(stderr=True)
     there = sys.stdout.isatty()  # elsewhere, what is printed would end up on stderr
-    with suppress(ValueError):  # in another thread than the main one
-        if (before := getsignal(SIGTERM)) is SIG_DFL:
-            signal(SIGTERM, gone)  # or the cursor would stay hidden
+    ours = getsignal(SIGTERM) is SIG_DFL and current_thread() is main_thread()
+    if ours:
+        signal(SIGTERM, gone)  # or the cursor would stay hidden
     try:
         with Live(console=console, transient=True, redirect_stdout=there) as live:
             yield view
     finally:
-        with suppress(ValueError):
-            signal(SIGTERM, before)
+        if ours:
+            signal(SIGTERM, SIG_DFL)
 
 
 # 8. The tape --------------------------------------------------------------------------
@@ -1508,10 +1508,9 @@ class Batch:
 
     def status(self, *why: str) -> dict[str, Any]:
         """Return the event that says how far it is, and what the tape was worth."""
-        spent, told = self.spent, f"{self.done} done, {self.accepted} accepted"
-        told += f"; {spent.calls} calls, {spent.tokens} tokens"
+        spent, told = self.spent, f"{self.done} done, {self.accepted} accepted; "
+        told += f"{spent.reused} reused, {spent.calls - spent.reused} paid"
         if self.tape:
-            told += f"; {spent.reused} reused, {spent.calls - spent.reused} paid"
             told += f", {self.tape.unasked} on the tape but not asked for"
         if self.tape and self.tape.unanswered:
             told += f", {self.tape.unanswered} cut off at a kill and perhaps billed"
