@@ -995,7 +995,7 @@ FAULTS.extend([bad_request, told_to_wait, overloaded, no_answer])
 
 BODY_LIMIT = 32 * 2**20  # bytes; the reply of a model is not as long
 FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
-POOLS: dict[Any, Any] = {}  # the client of each event loop
+POOLS: dict[Any, Any] = {}  # of each event loop, what yields its idle clients
 
 
 class chat:  # noqa: N801
@@ -1046,14 +1046,16 @@ class chat:  # noqa: N801
         with suppress(RuntimeError):
             if asyncio.get_running_loop():
                 raise HookError("chat would block the event loop: use achat, and arun")
-        client, body = self.client or shared_client(os.getpid()), bytearray()
-        began = time.monotonic()
+        idle, body, began = idle_clients(os.getpid()), bytearray(), time.monotonic()
+        client = self.client or taken(idle, "Client")
         try:
             with client.stream(**self.request(messages, changed)) as response:
                 for chunk in response.iter_bytes():
                     self.take(chunk, body, began)
         except http_errors() as error:
             raise self.fault(error) from None  # its request has the key
+        finally:
+            idle += [] if self.client else [client]
         return self.read(response, body, began)
 
     def request(self, messages: Messages, changed: dict[str, Any]) -> dict[str, Any]:
@@ -1134,8 +1136,8 @@ class achat(chat):  # noqa: N801
     ) -> Reply:
         import asyncio
 
-        shared = POOLS.setdefault(asyncio.get_running_loop(), pool())
-        client, body = self.client or await anext(shared), bytearray()
+        idle = await anext(POOLS.setdefault(asyncio.get_running_loop(), pool()))
+        client, body = self.client or taken(idle, "AsyncClient"), bytearray()
         began = time.monotonic()
         try:
             async with client.stream(**self.request(messages, changed)) as response:
@@ -1143,6 +1145,11 @@ class achat(chat):  # noqa: N801
                     self.take(chunk, body, began)
         except http_errors() as error:
             raise self.fault(error) from None
+        except asyncio.CancelledError:  # its connection would stay in use for ever
+            await client.aclose()
+            raise
+        finally:
+            idle += [] if self.client or client.is_closed else [client]
         return self.read(response, body, began)
 
 
@@ -1165,33 +1172,50 @@ def http_errors() -> tuple[Any, ...]:
     return tuple(library.HTTPError for library in loaded)
 
 
-def new_client(kind: str) -> Any:
-    """Return a client that has no proxy to this machine, no queue for a free slot, and
-    no cookies: they would go from one endpoint, or key, to another."""
+@lru_cache
+def client_maker(kind: str) -> Hook:
+    """Return what makes a client that has no proxy to this machine, no queue for a free
+    slot, and no cookies: they would go from one endpoint, or key, to another."""
     from http.cookiejar import CookieJar, DefaultCookiePolicy
     from importlib import import_module, util
 
     only = util.find_spec("httpx2") and not util.find_spec("httpx")
     library = import_module("httpx2" if only else "httpx")
     direct = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
-    limits = library.Limits(max_connections=None, max_keepalive_connections=32)
-    jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-    return getattr(library, kind)(mounts=direct, limits=limits, cookies=jar)
+    limits, trust = library.Limits(max_connections=None), library.create_ssl_context()
+    jar, make = (
+        CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        getattr(library, kind),
+    )
+    return partial(make, mounts=direct, limits=limits, cookies=jar, verify=trust)
+
+
+def taken(idle: list[Any], kind: str) -> Any:
+    """Return a client, for one request at a time: in httpx 0.28.1 the pool of a shared
+    one takes time in the square of its connections, and loses those cancelled."""
+    try:
+        return idle.pop()
+    except IndexError:
+        return client_maker(kind)()
 
 
 @lru_cache
-def shared_client(_process: int) -> Any:
-    """Return the one client of this process: each further one would cost 20 ms."""
-    return new_client("Client")
+def idle_clients(_process: int) -> list[Any]:
+    """Return the clients of this process that have no request under way."""
+    return []
 
 
 async def pool() -> Any:
-    """Yield the one client of an event loop; asyncio.run closes it in the end."""
-    async with new_client("AsyncClient") as client:
+    """Yield the idle clients of an event loop; asyncio.run closes them in the end."""
+    idle = list[Any]()
+    try:
         for closed in [loop for loop in POOLS if loop.is_closed()]:
             del POOLS[closed]
         while True:
-            yield client
+            yield idle
+    finally:
+        for client in idle:
+            await client.aclose()
 
 
 # 7. The screen ------------------------------------------------------------------------

@@ -1598,8 +1598,9 @@ def test_chat_inside_a_running_event_loop_names_achat(served):
 
 
 def forget_client():
-    loop.shared_client(os.getpid()).close()
-    loop.shared_client.cache_clear()
+    for client in loop.idle_clients(os.getpid()):
+        client.close()
+    loop.idle_clients.cache_clear()
 
 
 @pytest.mark.parametrize("proxy", ["HTTP_PROXY", "ALL_PROXY"])
@@ -1614,7 +1615,7 @@ def test_no_proxy_comes_between_us_and_this_machine(served, monkeypatch, proxy):
     forget_client()
 
 
-def test_chat_uses_one_pooled_client(served):
+def test_calls_one_after_the_other_use_one_connection(served):
     for _ in range(3):  # three calls of three objects
         served.will("x")
         assert loop.chat(base_url=served.url)([]).text == "x"
@@ -1629,13 +1630,85 @@ def test_achat_shares_a_client_within_a_loop_and_closes_it_with_the_loop(served)
             call = loop.achat(base_url=served.url)
             served.will("x")
             assert (await loop.arun("?", str, call=call)).value == "x"
-            clients.append(await anext(loop.POOLS[asyncio.get_running_loop()]))
+            idle = await anext(loop.POOLS[asyncio.get_running_loop()])
+            clients.extend(idle)
+            assert len(idle) == 1
 
     asyncio.run(main())
     asyncio.run(main())
     assert clients[0] is clients[1] and clients[2] is clients[3]
     assert clients[0] is not clients[2] and all(client.is_closed for client in clients)
     assert len(loop.POOLS) == 1  # those of loops that were closed are forgotten
+
+
+@pytest.fixture
+def slow():
+    """The URL of an endpoint that takes 5 ms, and serves thousands at once."""
+    code = r"""
+import asyncio, json
+body = json.dumps({"choices": [{"message": {"content": "12"}}]}).encode()
+head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+async def serve(reader, writer):
+    try:
+        while head_of := await reader.readuntil(b"\r\n\r\n"):
+            length = head_of.lower().partition(b"content-length: ")[2].split()[0]
+            await reader.readexactly(int(length))
+            await asyncio.sleep(0.005)
+            writer.write(head + body)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        server.kill()
+
+
+def test_after_cancelled_calls_every_further_one_works(slow):
+    """2,000 runs, 200 at once, a quarter of them cancelled at random moments: with one
+    shared client, httpx 0.28.1 then answers PoolTimeout for ever."""
+    chance, call = random.Random(4), loop.achat("m", slow)
+
+    async def main():
+        gate = asyncio.Semaphore(200)
+
+        async def one(cancelled):
+            async with gate:
+                task = asyncio.create_task(loop.arun("n?", int, call=call))
+                for _ in range(chance.randrange(12) if cancelled else 0):
+                    await asyncio.sleep(0)
+                if cancelled:
+                    task.cancel()
+                with suppress(asyncio.CancelledError):
+                    return (await task).value
+
+        runs = [one(chance.random() < 0.25) for _ in range(2000)]
+        values = await asyncio.gather(*runs)
+        assert 1400 < values.count(12) < 1900 and set(values) == {12, None}
+        assert await asyncio.gather(*(one(False) for _ in range(200))) == [12] * 200
+        idle = await anext(loop.POOLS[asyncio.get_running_loop()])
+        assert 1 <= len(idle) <= 200  # each has one connection, and no request
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(main()) == 1
+
+
+def test_a_hundred_threads_may_call_at_once(slow):
+    """Of a client that all threads shared, 4 in 8,000 calls failed: Bad file descriptor."""
+    forget_client()
+    call = loop.chat("m", slow)
+    with ThreadPoolExecutor(100) as threads:
+        runs = [threads.submit(loop.run, "n?", int, call=call) for _ in range(2000)]
+        assert all(run.result().spent.calls == 1 for run in runs)
+    assert len(loop.idle_clients(os.getpid())) <= 100
+    forget_client()
 
 
 KEY = "sk-canary-0123456789"
