@@ -122,6 +122,7 @@ class CallError(Exception):
     code: str = ""  # the endpoint's own word for it
     wait: float | None = None  # seconds that the endpoint told us to wait
     billed: bool = False  # the model may have worked, and be paid, all the same
+    retry: bool | None = None  # what the endpoint says of trying again
     __str__ = Reject.__str__
 
 
@@ -895,6 +896,11 @@ def left_open(text: str) -> bool:
     return len(json_spans(f"{text}\n[]")) == len(json_spans(text))
 
 
+def answer_in_reasoning(state: State) -> Use | None:
+    """There is no answer, and JSON in the reasoning: use that (zammad#5984)."""
+    return None if state.text.strip() else Use(*json_spans(state.reply.reasoning))
+
+
 def empty_reply(state: State) -> Ask | None:
     """Nothing came: ask afresh; a complaint would only confuse (python-genai#1789)."""
     return None if state.reply.text.strip() else afresh(state)
@@ -935,7 +941,8 @@ def escalate(call: Hook) -> Hook:
 
 
 def afresh(state: State, note: str = "", **settings: Any) -> Ask | None:
-    """Return the move to ask the task with a note and a new seed; None once stuck."""
+    """Return the move to ask the task with a note and a new seed; None once stuck, or
+    where the model refused: it would again, and be paid (hermes-agent#43108)."""
     messages, last = state.task, state.task[-1]
     if note and isinstance(last.get("content"), list):  # of parts: texts, images ...
         parts = [*last["content"], {"type": "text", "text": note}]
@@ -945,13 +952,37 @@ def afresh(state: State, note: str = "", **settings: Any) -> Ask | None:
         messages = [*messages[:-1], {**last, "content": text}]
     # Seeds are counted, not drawn, so that a run that is repeated asks the same.
     seed = getattr(state.call, "settings", {}).get("seed") or 0
-    return None if state.stuck else Ask(messages, seed=seed + state.judged, **settings)
+    vain = state.stuck or state.reply.finish == "refusal"
+    return None if vain else Ask(messages, seed=seed + state.judged, **settings)
+
+
+def dialect(state: State) -> Ask | None:
+    """The model knows a parameter by another name, or not at all: its call learns that,
+    once, from the error (opencode#37964): max_tokens is max_completion_tokens."""
+    learned, said = getattr(state.call, "dialect", None), str(state.fault)
+    found = re.search(r"(?i)unsupported (?:parameter|value): '(\w+)'", said)
+    if learned is None or not found or found[1] in learned:
+        return None
+    other = re.search(r"(?i)use '(\w+)' instead", said)
+    learned[found[1]] = other[1] if other else None
+    return Ask(state.messages)
+
+
+def quota_gone(state: State) -> Stop | None:
+    """The account is used up: stop. By its code, not by its words, which come with an
+    ordinary rate limit as well (langchainjs#1929, LibreChat-AI/agents#358)."""
+    gone = getattr(state.fault, "code", "") == "insufficient_quota"
+    return Stop("the account has no quota left") if gone else None
 
 
 def bad_request(state: State) -> Stop | None:
     """The endpoint will never take this: stop, and say what to check (BAML#3224)."""
-    status = getattr(state.fault, "status", None) or 0
-    if not 300 <= status < 500 or status in (408, 409, 425, 429):
+    status, retry = (
+        getattr(state.fault, "status", 0) or 0,
+        vars(state.fault).get("retry"),
+    )
+    passing = not 300 <= status < 500 or status in (408, 409, 425, 429)
+    if retry or (passing and retry is None):  # what the endpoint says comes first
         return None
     check = {401: "the key", 403: "the key", 404: "the model's name, and base_url"}
     return Stop(f"refused for good: check {check.get(status, 'messages and settings')}")
@@ -985,10 +1016,10 @@ def later(state: State, wait: float) -> Ask:
     return Ask(state.messages, wait=wait * (1 + random.random() / 4))
 
 
-REPAIRS = [think_tags, code_fence, json_slips]
+REPAIRS = [think_tags, code_fence, json_slips, answer_in_reasoning]
 RE_ASKS = [empty_reply, cut_by_length, ask_afresh, ask_with_complaint]
 FIXES.extend([*REPAIRS, *RE_ASKS])
-FAULTS.extend([bad_request, told_to_wait, overloaded, no_answer])
+FAULTS.extend([dialect, quota_gone, bad_request, told_to_wait, overloaded, no_answer])
 
 
 # 6. Calls -----------------------------------------------------------------------------
@@ -1039,6 +1070,7 @@ class chat:  # noqa: N801
         self.url = f"{url}{mark}{query}"
         self.settings = ({"model": model} if model else {}) | settings
         self.timeout, self.client, self.__name__ = timeout, client, model or "chat"
+        self.dialect: dict[str, str | None] = {}  # learned; no part of the settings
 
     def __call__(self, messages: Messages, **changed: Any) -> Reply:
         import asyncio
@@ -1060,7 +1092,11 @@ class chat:  # noqa: N801
 
     def request(self, messages: Messages, changed: dict[str, Any]) -> dict[str, Any]:
         """Return what the client's `stream` needs to send these messages."""
-        body = json.dumps(effective(self, changed) | {"messages": messages}).encode()
+        settings = effective(self, changed)
+        for name in settings.keys() & self.dialect.keys():
+            value, other = settings.pop(name), self.dialect[name]
+            settings |= {other: value} if other else {}
+        body = json.dumps(settings | {"messages": messages}).encode()
         silence = (min(10.0, self.timeout), self.timeout, self.timeout, None)
         where = {"method": "POST", "url": self.url, "headers": self.headers}
         return where | {"content": body, "timeout": silence}
@@ -1124,7 +1160,8 @@ class chat:  # noqa: N801
         if status < 400 or text.startswith("<"):
             said = f"check base_url: {headers.get('location', '')} {said}"
         code = dig(str, raw, "error", "code") or dig(str, raw, "error", "type") or ""
-        facts = {"status": status, "wait": wait_told(headers)}
+        retry = {"true": True, "false": False}.get(headers.get("x-should-retry"))
+        facts = {"status": status, "wait": wait_told(headers, said), "retry": retry}
         return self.fault(f"{status}: {said}", code, **facts)
 
 
@@ -1153,8 +1190,9 @@ class achat(chat):  # noqa: N801
         return self.read(response, body, began)
 
 
-def wait_told(headers: Any) -> float | None:
-    """Return the seconds that a response tells to wait: in ms, seconds or by a date."""
+def wait_told(headers: Any, said: str) -> float | None:
+    """Return the seconds that a response tells to wait: in ms, in seconds, by a date,
+    by the reset of a limit that has nothing left, or in words (aider#3265)."""
     from email.utils import parsedate_to_datetime
 
     told, waits = headers.get("retry-after", ""), list[float]()
@@ -1163,7 +1201,18 @@ def wait_told(headers: Any) -> float | None:
             waits.append(float(number) / unit)
     with suppress(ValueError, TypeError, OverflowError):
         waits.append(parsedate_to_datetime(told).timestamp() - time.time())
+    for kind in ("requests", "tokens"):
+        if headers.get(f"x-ratelimit-remaining-{kind}") == "0":
+            waits.append(duration(headers.get(f"x-ratelimit-reset-{kind}", "")))
+    waits += map(duration, re.findall(r"(?i)try again in ([\d.hms]+)", said))
     return next((wait for wait in waits if 0 < wait < 1e9), None)  # 0, nan, inf: seen
+
+
+def duration(text: str) -> float:
+    """Return the seconds of a text like 6m0s, 12ms or 5.289s."""
+    units = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text)
+    return sum(float(number) * units[unit] for number, unit in parts)
 
 
 def http_errors() -> tuple[Any, ...]:
