@@ -3423,6 +3423,15 @@ def test_extract_refuses_bad_numbers_and_dead_endpoints(monkeypatch):
     assert done.returncode == 3 and "check base_url" in done.stderr
 
 
+def test_partial_keeps_what_is_good(real):
+    done = example("partial.py")
+    sizes = [
+        int(line.split()[0]) for line in done.stdout.splitlines() if "asked" in line
+    ]
+    assert done.returncode == 0 and "Omar Haddad, 25" in done.stdout, done.stderr
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
+
+
 def test_overhead_prints_its_figures():
     done = example("overhead.py", "--quick")
     assert done.returncode == 0 and done.stdout.count(" us") == 2, done.stderr
