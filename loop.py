@@ -1362,19 +1362,20 @@ class Tape:
             how = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
             self.file = os.open(self.path, how, 0o600)
             finalize(self, os.close, self.file)
-        for place, event in self.events():
+        for place, event in self.events(path):
             kind, where = event["event"], (event["run"], event.get("key", ""))
             self.unanswered += (kind == "sent") - (kind in ("reply", "fault"))
             self.unasked += kind == "reply"
             if kind == "reply" or (replaying and kind in ("fault", "sent")):
                 self.places[where].append(place)
 
-    def events(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    @staticmethod
+    def events(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the place and the facts of each event; what is torn is passed over."""
         place, head = 0, b'{"v": 1, '
-        with open(self.path, "rb") as file:
+        with open(path, "rb") as file:
             if (begin := file.read(9)) != head[: len(begin)]:
-                raise ValueError(f"{self.path} is no tape of version 1: {begin!r}")
+                raise ValueError(f"{path} is no tape of version 1: {begin!r}")
             file.seek(0)
             for line in file:
                 with suppress(ValueError, RecursionError):
@@ -1632,7 +1633,7 @@ def replay(tape: str | os.PathLike[str], task: Hook) -> list[dict[str, Any]]:
     Where it asks what was not asked, it ends with "diverged", and what is nearest."""
     kept = Tape(tape, replaying=True)
     last = {kind: dict[str, Any]() for kind in ("item", "start", "end")}
-    for _, event in kept.events():
+    for _, event in Tape.events(tape):
         if event["event"] in last and not event["hook"]:
             last[event["event"]][event["run"]] = event
     items, starts, ends = last.values()

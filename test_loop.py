@@ -47,7 +47,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from email.utils import formatdate
 from functools import partial
+from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -2387,6 +2389,19 @@ def test_readme_code_prints_what_it_says(served, monkeypatch, tmp_path):
     assert len(told) >= 5 and printed == told
 
 
+def test_readme_picture_is_made_by_its_command(tmp_path):
+    (line,) = re.findall(
+        r"^    uv run (.*) --svg examples/run\.svg", README, re.MULTILINE
+    )
+    picture, command = tmp_path / "run.svg", shlex.split(line)
+    python(*command, "--svg", picture, cwd=HERE)
+    known = HERE / "examples" / "run.svg"
+    same = [
+        re.sub(r"terminal-\d+", "", it.read_text("utf-8")) for it in (picture, known)
+    ]
+    assert same[0] == same[1]
+
+
 def test_readme_quotes_the_loop_and_stays_short():
     assert f"```python\n{inspect.getsource(loop.steps)}```" in README
     assert len(README.splitlines()) < 200
@@ -2466,6 +2481,253 @@ def test_with_example(parts, go):
     assert result.value == 1 and result.attempts[0].fixes == ["with_example"]
     told = "n?\n\nAn example of a right answer:\nBo is 7. -> 7"
     assert call.asked[1] == ([{"role": "user", "content": told}], {"seed": 1})
+
+
+EVIL = "\x1b[31mred\x1b[0m [/red][bold] \u202egnp \x07\u2028 \ud800 <script>x</script>"
+TASK = """
+from loop import FIXES, Limits, Use, json_with
+unquoted = lambda state: Use(state.text.replace('"7"', "7"))  # as_seven would do, too
+as_seven = lambda state: Use('{"n": 7}') if "7" in state.text else None
+never = lambda state: None
+two, three = lambda state: Use('{"n": 2}'), lambda state: Use('{"n": 3}')
+for name in "unquoted", "as_seven", "never", "two", "three":
+    globals()[name].__name__ = name
+MINE = [never, *FIXES[:4], unquoted, as_seven, *FIXES[4:]]
+def task(item, run, fixes=MINE):
+    return run(f"n {item}?", json_with(n=int), fixes=fixes, limits=Limits(tries=3))
+def worse(item, run):
+    return task(item, run, [fix for fix in MINE if fix.__name__ != "json_slips"])
+def raising(item, run):
+    return task(item, run).unwrap()
+def truth(item, value):
+    return value["n"] == item
+def pair(ask, run):
+    return run(ask, json_with(n=int), fixes=[two, three])
+def is_3(ask, value):
+    return value["n"] == 3
+def one_try(ask, run):
+    return run(ask, json_with(n=int), limits=Limits(tries=1))
+"""
+MADE = {}
+exec(TASK, MADE)
+REPLIES = {  # of item n, in order; what is left is not asked for
+    0: ['{"n": 0}'],
+    1: ['{"n": 1,}'],  # json_slips
+    2: ['Sure: {"n": 2}'],  # json_slips
+    3: ["no", '{"n": 4}'],  # ask_afresh; not true
+    4: ['{"n": "7"}'],  # unquoted, or as_seven; not true
+    5: ["no", "no, no", "never"],  # given up
+    6: [loop.CallError("busy", status=429, wait=0.001), '{"n": 6}'],
+}
+
+
+def ledger(*arguments, status=0, **env):
+    command = [sys.executable, HERE / "examples" / "ledger.py", *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, env=os.environ | env, check=False
+    )
+    out, err = done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
+    assert done.returncode == status, (out, err)
+    if status == 2:
+        assert out == "" and err.count("\n") == 1 and err.startswith("ledger.py"), err
+        return err
+    assert err == ""
+    return json.loads(out) if "--json" in arguments else out
+
+
+@pytest.fixture
+def batch(tmp_path):
+    """A tape of seven items, and the file of the task that made it."""
+    file, tape = tmp_path / "mytask.py", tmp_path / "batch.jsonl"
+    file.write_text(TASK)
+    left = {f"n {n}?": iter(replies) for n, replies in REPLIES.items()}
+
+    def call(messages, **settings):
+        reply = next(left[messages[0]["content"].partition("\n")[0]])
+        if isinstance(reply, Exception):
+            raise reply
+        return loop.Reply(reply, input_tokens=10, output_tokens=2, cost=0.25)
+
+    call.settings = {"model": "m"}
+    options = {"call": call, "tape": tape, "workers": 1, "key": str, "watch": len}
+    assert sum(map(bool, loop.each(MADE["task"], REPLIES, **options))) == 6
+    with tape.open("ab") as lines:  # torn, and strange: passed over
+        lines.write(b'{"v": 1, "event": "new", "run": "x"}\n{"v": 1, "eve\n\xff\n')
+        lines.write(b'{"v": 1, "event": "reply", "run": "0/1"}\n')
+    return SimpleNamespace(tape=tape, file=file, other=tmp_path / "other.jsonl")
+
+
+def run_on(tape, *replies, judge=None, name="one", **options):
+    judge, call = judge or loop.json_with(n=int), loop.script(*replies)
+    return loop.run("n?", judge, call=call, tape=loop.Tape(tape), name=name, **options)
+
+
+def row(rows, name):
+    return next(row for row in rows if name in (row.get("fix"), row.get("complaint")))
+
+
+def test_ledger_reports_outcomes_fix_ups_and_costs(batch):
+    truth = f"{batch.file}:truth"
+    told = ledger("report", batch.tape, "--truth", truth, "--json")
+    assert (told["accepted"]["count"], told["correct"]["count"]) == (6, 4)
+    low, high = told["accepted"]["interval"]
+    assert (round(low, 3), round(high, 3)) == (0.487, 0.974)  # by Wilson
+    assert told["ended"] == [{"why": "limit reached: # of # tries", "runs": 1}]
+    assert told["per_accepted"]["calls"] == 11 / 6
+    paid = [told["paid"][unit] for unit in "calls failed tokens dollars".split()]
+    assert paid == [11, 1, 120, 2.5]
+    afresh = row(told["fixes"], "ask_afresh")
+    assert (afresh["fired"], afresh["runs"], afresh["end"]["count"]) == (3, 2, 1)
+    assert (afresh["next"]["count"], afresh["correct_end"]["count"]) == (1, 0)
+    assert row(told["costs"], "ask_afresh")["calls"] == 2
+    slips = row(told["costs"], "json_slips")  # its moves are free
+    assert slips["calls"] == 0 and re.fullmatch(r"\d{4}-\d\d-\d\d", slips["last"])
+    silent = row(told["silent"], "never")
+    assert (silent["runs"], round(silent["at_most"], 3)) == (7, 0.429)  # 3 / 7
+    string = row(told["complaints"], 'n: expected an integer, found "..."')
+    assert (string["fired"], string["next"]["count"]) == (1, 1)
+
+
+def test_ledger_report_counts_a_resumed_run_once_and_no_reply_twice(tmp_path):
+    tape, other = tmp_path / "tape.jsonl", tmp_path / "other.jsonl"
+    run_on(tape, "no", limits=loop.Limits(tries=1))
+    run_on(tape, '{"n": 1}')  # the first reply is on the tape
+    run_on(other, '{"n": 1}')
+    told = ledger("report", tape, "--json")
+    assert (told["runs"], told["accepted"]["count"]) == (1, 1)
+    assert (told["paid"]["calls"], told["per_accepted"]["calls"]) == (2, 2)
+    assert row(told["fixes"], "ask_afresh")["fired"] == 1
+    told = ledger("report", tape, other, tape, "--json")  # of one name, on two tapes
+    assert (told["runs"], told["paid"]["calls"]) == (2, 3)
+    shown = ledger("show", tape, "one")
+    assert " no " in shown and "on the tape before" in shown
+    run_on(other, loop.CallError("late", billed=True), '{"n": 1}', name="late")
+    with pytest.raises(ZeroDivisionError):
+        run_on(other, ZeroDivisionError(), name="two")  # no reply, no fault, no end
+    told = ledger("report", other, "--json")
+    assert told["maybe_billed"]["calls"] == 2
+    assert told["ended"][0]["why"].startswith("no end on the tape")
+
+
+def test_ledger_reads_what_several_processes_wrote_at_once(tmp_path):
+    code = """import sys; sys.path.insert(0, sys.argv[1]); import loop
+call = loop.script(*"yes" * 20)
+for n in range(20):
+    tape = loop.Tape(sys.argv[2])
+    loop.run("?", str, call=call, tape=tape, name=f"{n} of {sys.argv[3]}")"""
+    command = [sys.executable, "-c", code, HERE, tmp_path / "tape.jsonl"]
+    jobs = [subprocess.Popen([*command, str(n)]) for n in range(3)]
+    assert [job.wait(60) for job in jobs] == [0, 0, 0]
+    told = ledger("report", tmp_path / "tape.jsonl", "--json")
+    assert told["runs"] == told["accepted"]["count"] == told["paid"]["calls"] == 60
+
+
+def test_ledger_ablate_tells_lost_from_not_known(batch):
+    told = ledger("ablate", batch.tape, f"{batch.file}:task", "--json")
+    assert (told["items"], told["as_on_tape"], told["accepted"]["count"]) == (7, 7, 6)
+    slips = row(told["alone"], "json_slips")
+    assert (slips["unknown"]["count"], slips["saved"]) == (2, 2)
+    afresh = row(told["alone"], "ask_afresh")  # the other re-ask would add a note
+    assert (afresh["spoke"], afresh["unknown"]["count"]) == (2, 2)
+    assert row(told["alone"], "told_to_wait")["hurt"] == 0  # overloaded waits as long
+    for name in ("unquoted", "as_seven", "never"):
+        assert row(told["alone"], name)["hurt"] == 0  # alone, each can go
+    gone = {row["fix"] for row in told["removed"]}
+    assert {"never", "as_seven"} < gone and "unquoted" not in gone
+    assert {"json_slips", "unquoted", "ask_afresh"} <= {*told["remain"]}
+    assert told["next"][0]["hurt"] == 1
+    told = ledger("ablate", batch.tape, f"{batch.file}:worse", "--json")
+    assert (told["items"], told["as_on_tape"]) == (7, 5)  # two go another way
+
+
+def test_ledger_ablate_counts_a_loss_and_forgives_a_change_by_truth_alone(batch):
+    run_on(batch.other, '{"n": 1,}', limits=loop.Limits(tries=1))
+    command = "ablate", batch.other, f"{batch.file}:one_try", "--fix", "json_slips"
+    told = ledger(*command, "--json")
+    assert [it["lost"]["count"] for it in told["alone"]] == [1]
+    run_on(batch.other, "no", fixes=[MADE["two"], MADE["three"]], name="one")
+    command = "ablate", batch.other, f"{batch.file}:pair", "--json"
+    told = row(ledger(*command)["alone"], "two")
+    assert told["changed"] == told["hurt"] == 1
+    told = ledger(*command, "--truth", f"{batch.file}:is_3")
+    assert row(told["alone"], "two")["hurt"] == 0
+    assert told["remain"] == ["two"]  # of equals, the last in the list goes
+
+
+def test_ledger_ablate_from_few_replays_equals_a_replay_of_each_set(batch):
+    sys.path.insert(0, str(HERE / "examples"))
+    import ledger as module
+
+    names = "json_slips unquoted as_seven ask_afresh told_to_wait".split()
+    bench = module.Bench(str(batch.tape), MADE["task"], None)
+    for size in range(len(names) + 1):
+        for gone in map(frozenset, combinations(names, size)):
+            for name in bench.items:
+                short, whole = bench.outcome(name, gone), bench.tried(name, gone)
+                assert short["ends"] == whole["ends"]  # None: not known
+
+
+def test_ledger_replay_ends_with_1_where_an_accepted_run_is_lost(batch):
+    same = ledger("replay", batch.tape, f"{batch.file}:task", "--json")
+    assert (same["runs"], same["same"], same["changed"]) == (7, 7, [])
+    told = ledger("replay", batch.tape, f"{batch.file}:worse", "--json", status=1)
+    assert told["lost"] == 2 and told["changed"][0]["before"]["value"] == {"n": 1}
+    shown = ledger("replay", batch.tape, f"{batch.file}:worse", status=1)
+    assert "1/1" in shown and "diverged" in shown
+    told = ledger("replay", batch.tape, f"{batch.file}:raising", "--json")
+    assert told["same"] == 7 and "GaveUp" in told["errors"][0]
+
+
+def test_ledger_show_picks_the_instructive_run(batch):
+    told = ledger("show", batch.tape, "--json")
+    assert told["run"] == "3/1" and told["item"] == 3
+    shown = ledger("show", batch.tape)
+    assert "ask_afresh asks again seed 1" in shown and 'accepted: {"n": 4}' in shown
+    for wanted in ("5", "5/", "5/1"):  # an item, a prefix, a run
+        assert ledger("show", batch.tape, wanted, "--json")["run"] == "5/1"
+
+
+@pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_ledger_shows_hostile_text_escaped_and_the_picture_is_plain(tmp_path, env):
+    def judge(text):
+        if text != "good":
+            raise loop.Reject(f"complaint {EVIL}")
+        return {"v": EVIL}
+
+    tape, svg = tmp_path / "tape.jsonl", tmp_path / "run.svg"
+    texts = EVIL, "x" * 3_000_000, "l\n" * 999, "good"
+    run_on(tape, *texts, judge=judge, name=EVIL)
+    env = env | {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    for command in (["report", tape], ["show", tape, "--svg", svg]):
+        shown = ledger(*command, COLUMNS="80", **env)
+        assert command[0] == "report" or ("\\x1b[" in shown and "[/red]" in shown)
+        assert not {"\x1b", "\u202e", "\x07"} & {*shown}
+        assert max(map(len, shown.splitlines())) <= 80 and len(shown) < 12_000
+    picture = svg.read_text("utf-8")
+    assert "<script" not in picture
+    assert picture.count("http") == 1 and "@font-face" not in picture  # the xmlns
+
+
+def test_ledger_says_in_one_line_what_it_cannot_use(batch, tmp_path):
+    task, tape, foreign = f"{batch.file}:task", batch.tape, tmp_path / "foreign.jsonl"
+    batch.other.write_text("")
+    foreign.write_text('{"a": 1}\n')
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    for arguments, part in [
+        ((), "COMMAND"),
+        (("report", "no.jsonl"), "No such file"),
+        (("report", tmp_path), "Is a directory"),
+        (("replay", batch.other, task), "empty"),
+        (("show", foreign), "no tape of version 1"),
+        (("show", tape, "3/2"), "nearest: 3/1"),
+        (("show", tape, "--svg", tmp_path), "Is a directory"),
+        (("ablate", tape, task, "--fix", "json_slip"), "nearest: json_slips"),
+        (("ablate", tape, f"{batch.file}:tsk"), "nearest: task"),
+        (("ablate", tape, "task"), "FILE:NAME"),
+        (("replay", tape, f"{tmp_path / 'broken.py'}:task"), "no_such_module"),
+        (("report", tape, "--truth", f"{batch.file}:never"), "never(0, "),
+    ]:
+        assert part in ledger(*arguments, status=2), arguments
 
 
 # Proven by violence -------------------------------------------------------------------
