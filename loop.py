@@ -1003,8 +1003,10 @@ def overloaded(state: State) -> Ask | None:
 
 
 def no_answer(state: State) -> Ask | Stop | None:
-    """No reply came: wait a little; if none ever did, stop: the address is wrong."""
-    if state.spent.faults >= 3 and not any(a.reply for a in state.attempts):
+    """No reply came: wait a little; if nothing ever did, stop: the address is wrong."""
+    statuses = [getattr(a.fault, "status", None) or 0 for a in state.attempts]
+    heard = max(statuses) >= 400 or any(a.reply for a in state.attempts)
+    if state.spent.faults >= 3 and not heard:
         return Stop("nothing ever came: is the endpoint running? check base_url")
     return later(state, 0.5 * 2.0 ** (state.spent.faults - 1))
 

@@ -1298,6 +1298,8 @@ def test_no_answer():
     assert result.value == 1 and 0.5 <= sleeps[0] <= 0.625 and 1 <= sleeps[1] <= 1.25
     sleeps, result = faulted(*[ConnectionRefusedError("refused")] * 3)
     assert len(sleeps) == 2 and result.why.startswith("nothing ever came")
+    heard = loop.CallError("busy", status=500)  # there is somebody
+    assert faulted(heard, *[ConnectionResetError("reset")] * 2)[1].value == 1
 
 
 # 6. Calls -----------------------------------------------------------------------------
@@ -2782,6 +2784,8 @@ class Till:
                 pass
 
         class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 1024  # of 5, as it comes, the system resets some
+
             def handle_error(self, request, client_address):
                 pass  # the client was killed
 
@@ -3598,6 +3602,134 @@ def test_ctrl_c_stops_a_batch_at_once_and_tells_how_to_go_on(tmp_path):
         assert told.endswith("KeyboardInterrupt")
         lines = python(*command[1:]).splitlines()
         assert lines == ["fine"] * 9 and till.asked.total() == 4 + 8
+
+
+def answered(status, body, **headers):
+    """A fault: a whole HTTP response."""
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}"]
+    head += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return lambda handler: handler.wfile.write(
+        "\r\n".join([*head, "", ""]).encode() + body
+    )
+
+
+def broken_off(sent):
+    """A fault: a part of a response, and then a reset."""
+
+    def broken_off(handler):
+        handler.close_connection = True
+        handler.wfile.write(sent)
+        linger = struct.pack("ii", 1, 0)
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        handler.connection.close()
+
+    return broken_off
+
+
+def choice(finish="stop", **message):
+    return {"choices": [{"message": message, "finish_reason": finish}]}
+
+
+SOON = {"retry_after_ms": "2"}
+BUSY = {"error": {"message": "busy", "code": "rate_limit_exceeded"}}
+GOOD = choice(content='{"n": 12}')
+FAULTY = {  # what passes, or can be repaired; in the end, the value is right
+    "429 in ms": answered(429, BUSY, **SOON),
+    "429 in s": answered(429, BUSY, retry_after="0.002"),
+    "429 reset": answered(
+        429, BUSY, x_ratelimit_remaining_tokens="0", x_ratelimit_reset_tokens="2ms"
+    ),
+    "429 in words": answered(429, {"error": {"message": "Please try again in 2ms."}}),
+    "500": answered(500, b"oops", **SOON),
+    "529": answered(529, {"error": {"type": "overloaded_error"}}, **SOON),
+    "503 in HTML": answered(503, b"<html>busy</html>", **SOON),
+    "400 that passes": answered(400, b"no", x_should_retry="true", **SOON),
+    "error in a 200": answered(200, {"choices": None, "error": {"code": 429}}, **SOON),
+    "reset at once": broken_off(b""),
+    "reset in the body": broken_off(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"),
+    "byte order mark": answered(200, b"\xef\xbb\xbf \n" + json.dumps(GOOD).encode()),
+    "no UTF-8": answered(
+        200, json.dumps(GOOD).encode().replace(b"12", b'12, "m": "\xff"')
+    ),
+    "empty": answered(200, choice(content="")),
+    "null": answered(200, choice(content=None)),
+    "parts": answered(200, choice(content=[{"type": "text", "text": '{"n": 12}'}])),
+    "prose": answered(200, choice(content='Sure: {"n": 12,} Bye')),
+    "fence": answered(200, choice(content='```json\n{"n": 12}\n```')),
+    "thought": answered(200, choice(content='<think>{"n": 1}</think>{"n": 12}')),
+    "reasoning": answered(200, choice(content="", reasoning_content='{"n": 12}')),
+    "cut": answered(200, choice("length", content='{"n": 1')),
+    "usage is null": answered(200, GOOD | {"usage": None}),
+    "usage is odd": answered(200, GOOD | {"usage": {"prompt_tokens": -1}}),
+}
+FATAL = {  # what the endpoint will not take back, and what the run says of it
+    "401": (answered(401, b"bad key"), "refused for good: check the key"),
+    "404": (answered(404, b"no model"), "refused for good: check the model's name"),
+    "HTML": (answered(200, b"<html>hello</html>"), "nothing ever came"),
+    "quota": (
+        answered(429, {"error": {"code": "insufficient_quota"}}, **SOON),
+        "the account has no quota left",
+    ),
+    "refused": (answered(200, choice(refusal="No.")), "no fix-up speaks"),
+    "redirect": (answered(307, b"", location="http://x/"), "refused for good"),
+}
+
+
+@linux
+@pytest.mark.parametrize("way", ["threads", "tasks", "threads, httpx2"])
+def test_a_thousand_runs_on_a_faulty_endpoint_end_well_or_say_why(way):
+    """30 % of the answers are faulty, 32 runs at a time: each request is charged, and
+    nothing is left open."""
+    faulty, fatal = list(FAULTY.values()), list(FATAL.items())
+
+    def answer(prompt, handler):
+        kind, number = prompt.split()[:2]
+        if kind in FATAL:
+            return FATAL[kind][0](handler)
+        chance = random.Random(f"{number} {till.asked[prompt]}")
+        good = chance.random() > 0.3
+        return (answered(200, GOOD) if good else chance.choice(faulty))(handler)
+
+    items = [
+        fatal[n % 7][0] if n % 50 < 7 and n % 7 < 6 else "passing" for n in range(1000)
+    ]
+    asks = [f"{kind} {n}" for n, kind in enumerate(items)]
+    judge, limits = loop.json_with(n=int), loop.Limits(faults=6)
+    forget_client()
+    before = {*threading.enumerate()}, len([*Path("/proc/self/fd").iterdir()])
+    with Till(answer) as till:
+        if way == "tasks":
+
+            async def main():
+                gate, call = asyncio.Semaphore(32), loop.achat("m", till.url)
+
+                async def one(ask):
+                    async with gate:
+                        return await loop.arun(ask, judge, call=call, limits=limits)
+
+                return await asyncio.gather(*map(one, asks))
+
+            results = asyncio.run(main())
+        else:
+            library = pytest.importorskip("httpx2") if "httpx2" in way else None
+            client = library and library.Client()
+            task = lambda ask, run: run(ask, judge, limits=limits)
+            call = loop.chat("m", till.url, client=client)
+            results = [*loop.each(task, asks, call=call, workers=32, watch=quiet)]
+            _ = client and client.close()
+        asked = till.asked.total()
+    for ask, result in zip(asks, results, strict=True):
+        why = FATAL.get(ask.split()[0], ("", "accepted"))[1]
+        assert result.why.startswith(why), (ask, result)
+        assert result.value is None if why != "accepted" else result.value["n"] == 12
+    assert asked == sum(result.spent.calls for result in results)
+    assert sum(result.spent.faults for result in results) > 200
+    forget_client()
+    for thread in {*threading.enumerate()} - before[0]:  # it has been told to end
+        thread.join(30)
+    assert {*threading.enumerate()} <= before[0]
+    assert len([*Path("/proc/self/fd").iterdir()]) <= before[1]
 
 
 # A real model -------------------------------------------------------------------------
