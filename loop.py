@@ -77,10 +77,10 @@ Messages = list[dict[str, Any]]  # [{"role": "user", "content": "..."}, ...]
 Hook = Callable[..., Any]
 FIXES: list[Hook] = []  # asked in order about a refused reply; filled in section 5
 FAULTS: list[Hook] = []  # asked in order about a failed call; filled in section 5
-LOCK = Lock()  # of what the threads of a batch add up
+LOCK = Lock()  # guards each Spent, which the threads of a batch add to
 
-# A judge that raises one of these is broken, and so `run` raises it. Any other error is
-# a refusal: a KeyError or a TypeError comes, as a rule, of what the model wrote.
+# A judge that raises one of these has a bug: `run` raises it. Any other error refuses: a
+# KeyError or a TypeError is, as a rule, caused by what the model wrote.
 BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
 
 
@@ -121,7 +121,7 @@ class CallError(Exception):
     status: int | None = None  # of HTTP
     code: str = ""  # the endpoint's own word for it
     wait: float | None = None  # seconds that the endpoint told us to wait
-    billed: bool = False  # the model may have worked, and be paid, all the same
+    billed: bool = False  # it may be charged for, although no reply came
     retry: bool | None = None  # what the endpoint says of trying again
     __str__ = Reject.__str__
 
@@ -131,14 +131,14 @@ class HookError(TypeError):
 
 
 class GaveUp(Exception):
-    """Raised by Result.unwrap: what happened, in numbers; `.args[0]` is the Result."""
+    """Raised by Result.unwrap, with the Result in `.args[0]`, and by each."""
 
 
 class Ask:
     """A move: call again with these messages, after `wait` seconds.
 
     Settings and call stick until changed; None removes a setting; another call starts
-    with none. An Ask for what brought a refused reply, to the byte, counts as None."""
+    with none. An Ask that equals one whose reply was refused is ignored."""
 
     def __init__(
         self, ask: str | Messages, wait: float = 0, call: Any = None, **settings: Any
@@ -296,7 +296,7 @@ def steps(state: Run, move: Any) -> Steps:
             # CALL: a reply is charged, and on the tape, before anyone looks at it.
             state.texts = move.texts if isinstance(move, Use) else ()
             if isinstance(move, Ask):
-                came = state.recalled(move)
+                came = state.begin(move)
                 if came is None:  # it was not paid for before
                     if move.wait:
                         yield state.sleep, state.sleep(move.wait)
@@ -368,7 +368,7 @@ class Run(State):
                 raise ValueError(f"cost limit, {name_of(call)} has no price=(in, out)")
         return ""
 
-    def recalled(self, move: Ask) -> Any:
+    def begin(self, move: Ask) -> Any:
         """Make this the present request, and count it; return its reply on the tape."""
         if move.call is not None and move.call != self.call:
             self.call, self.changed, self.stuck = move.call, {}, False
@@ -457,10 +457,8 @@ class Run(State):
             raise HookError(f"{name} returned {move!r}, not Ask, Use, Stop or None")
         if new:
             attempt.fixes.append(name)
-            facts = {"move": type(move).__name__, "why": self.why}
-            self.tell(
-                "decide", fix=name, settings=getattr(move, "settings", {}), **facts
-            )
+            kind, settings = type(move).__name__, getattr(move, "settings", {})
+            self.tell("decide", fix=name, move=kind, settings=settings, why=self.why)
         return new
 
     @property
@@ -514,7 +512,7 @@ def consult(state: Run, hook: Hook, about: Any) -> Steps:
             aside = replace(state, call=asked.call or state.call, hook=name_of(hook))
             aside.judge, aside.fixes, aside.changed = str, (), {}
             aside.limits = replace(state.limits, tries=None)
-            if limit := aside.over(asked):  # or a hook that asks again would go on
+            if limit := aside.over(asked):  # a hook that asks on and on ends here
                 raise CallError(limit)
             result, value = (yield from steps(aside, asked)), aside.reply
             if not result:
@@ -612,7 +610,7 @@ def run(
     """Ask until the judge accepts, a special case says stop or a limit is reached.
 
     Returns a Result, accepted or not; raises TypeError or ValueError for a wrong hook,
-    before anything is paid for. driver: what sends the loop on, as an engine may."""
+    before anything is paid for. driver: sends the loop on; replace it to do so yourself."""
     task: Any = Ask(ask).messages
     if not dig(list, task) or not all(dig(str, message, "role") for message in task):
         raise TypeError(f"ask is {ask!r}: give a text or [{{'role': .., ..}}]")
@@ -772,10 +770,13 @@ def grounded(source: str, *keys: str) -> Hook:
 
     def grounded(found: Any) -> Any:
         there = [found[key] for key in keys] if keys else plain(found).split('"')[1::2]
-        quotes = [q for it in there for q in ([it] if isinstance(it, str) else it)]
+        quotes = [
+            str(q) for it in there for q in (it if isinstance(it, list) else [it])
+        ]
         if not quotes or not all(map(plain, quotes)):
             raise Reject("there is no quote from the source", value=found)
-        missing = [clip(quote) for quote in quotes if plain(quote) not in source]
+        words = {q: rf"(?<!\w){re.escape(plain(q))}(?!\w)" for q in quotes}
+        missing = [clip(q) for q in quotes if not re.search(words[q], source)]
         if missing:
             raise Reject(f"not in the source: {', '.join(missing)}", value=found)
         return found
@@ -977,10 +978,8 @@ def quota_gone(state: State) -> Stop | None:
 
 def bad_request(state: State) -> Stop | None:
     """The endpoint will never take this: stop, and say what to check (BAML#3224)."""
-    status, retry = (
-        getattr(state.fault, "status", 0) or 0,
-        vars(state.fault).get("retry"),
-    )
+    status = getattr(state.fault, "status", None) or 0
+    retry = getattr(state.fault, "retry", None)
     passing = not 300 <= status < 500 or status in (408, 409, 425, 429)
     if retry or (passing and retry is None):  # what the endpoint says comes first
         return None
@@ -989,7 +988,7 @@ def bad_request(state: State) -> Stop | None:
 
 
 def told_to_wait(state: State) -> Ask | None:
-    """The endpoint said how long to wait: wait so long (litellm#4387, aider#3265)."""
+    """The endpoint said how long to wait: wait that long (litellm#4387, aider#3265)."""
     wait = getattr(state.fault, "wait", None)
     return later(state, wait) if wait else None
 
@@ -1012,7 +1011,7 @@ def no_answer(state: State) -> Ask | Stop | None:
 
 
 def later(state: State, wait: float) -> Ask:
-    """Return the move to ask the same after a wait, and some jitter: no herds."""
+    """Return the move to ask the same after a wait, and some jitter: not all at once."""
     import random
 
     return Ask(state.messages, wait=wait * (1 + random.random() / 4))
@@ -1026,7 +1025,7 @@ FAULTS.extend([dialect, quota_gone, bad_request, told_to_wait, overloaded, no_an
 
 # 6. Calls -----------------------------------------------------------------------------
 
-BODY_LIMIT = 32 * 2**20  # bytes; the reply of a model is not as long
+BODY_LIMIT = 32 * 2**20  # bytes; no reply is this long
 FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
 POOLS: dict[Any, Any] = {}  # of each event loop, what yields its idle clients
 
@@ -1234,11 +1233,9 @@ def client_maker(kind: str) -> Hook:
     library = import_module("httpx2" if only else "httpx")
     direct = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
     limits, trust = library.Limits(max_connections=None), library.create_ssl_context()
-    jar, make = (
-        CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        getattr(library, kind),
-    )
-    return partial(make, mounts=direct, limits=limits, cookies=jar, verify=trust)
+    jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    facts = {"mounts": direct, "limits": limits, "cookies": jar, "verify": trust}
+    return partial(getattr(library, kind), **facts)
 
 
 def taken(idle: list[Any], kind: str) -> Any:
@@ -1292,21 +1289,24 @@ def line_of(event: dict[str, Any]) -> str:
 
 def show(event: dict[str, Any]) -> None:
     """Watcher: show a run as it happens, line by line on stderr: run(watch=show)."""
-    from rich.console import Console
-    from rich.text import Text
-
     if line := line_of(event):
-        style = {"decide": "cyan", "end": "green" if event.get("accepted") else "red"}
-        text = Text(line, style.get(event["event"], ""))
-        Console(stderr=True).print(text, soft_wrap=True)
+        codes = {"decide": "36", "end": "32" if event.get("accepted") else "31"}
+        code = codes.get(event["event"])
+        if code and sys.stderr.isatty() and not os.getenv("NO_COLOR"):
+            line = f"\x1b[{code}m{line}\x1b[0m"
+        print(line, file=sys.stderr)
 
 
 @contextmanager
 def screen(rows: int = 8) -> Generator[Hook, None, None]:
     """Give a watcher: on a terminal a live view of the last rows, gone in the end; with
-    NO_COLOR, CI, TERM=dumb or no terminal: show. with screen() as watch: run(...)"""
-    plain = os.getenv("NO_COLOR") or os.getenv("CI") or os.getenv("TERM") == "dumb"
-    if plain or not sys.stderr.isatty():
+    NO_COLOR, CI, TERM=dumb, no terminal or no rich: show.
+
+    with screen() as watch: run(..., watch=watch)"""
+    from importlib.util import find_spec
+
+    no = os.getenv("NO_COLOR") or os.getenv("CI") or os.getenv("TERM") == "dumb"
+    if no or not sys.stderr.isatty() or not find_spec("rich"):
         yield show
         return
     from rich.console import Console
@@ -1349,17 +1349,20 @@ ENCODER = json.JSONEncoder(default=repr, skipkeys=True)  # of any value; ASCII
 class Tape:
     """What was asked, what came and what was decided: JSON Lines in a file that grows.
 
-    run(..., tape=Tape("runs.jsonl")): do it again, and no reply is bought twice. Made
-    for many threads and, on Linux and macOS, many processes of one machine, each with a
-    Tape of its own; Windows has no lock: one process. A reply is on the disk before it
-    is looked at, by fdatasync (by fsync where there is none, which macOS may delay)."""
+    run(..., tape=Tape("runs.jsonl")): run it again, with a new Tape, and no reply is
+    bought twice. Its events, by their time: item (of each), start; for each request sent
+    and then, before anyone looks at it, reply, fault, or reused (it was there); decide (a
+    fix-up spoke, and why: the complaint); end. Made for many threads and, on Linux and
+    macOS, many processes of one machine, each with a Tape of its own; Windows has no
+    lock: one process. A reply is on the disk (fdatasync; fsync where there is none)."""
 
     def __init__(self, path: str | os.PathLike[str], replaying: bool = False):
         self.path, self.replaying, self.lock = os.fspath(path), replaying, Lock()
         self.names, self.missed = Counter[str](), list[str]()
         self.ends: dict[str, dict[str, Any]] = {}  # the last event of replayed runs
         self.places = defaultdict[tuple[str, str], list[int]](list)
-        self.unanswered = self.unasked = 0  # requests in flight at a kill; replies left
+        self.unanswered = 0  # requests in flight at a kill: they may have been billed
+        self.unasked = 0  # replies that nobody asked for, so far
         if not replaying:
             how = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
             self.file = os.open(self.path, how, 0o600)
@@ -1373,7 +1376,7 @@ class Tape:
 
     @staticmethod
     def events(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the place and the facts of each event; what is torn is passed over."""
+        """Yield the place and the facts of each event; what is torn is skipped."""
         place, head = 0, b'{"v": 1, '
         with open(path, "rb") as file:
             if (begin := file.read(9)) != head[: len(begin)]:
@@ -1505,14 +1508,16 @@ def each(
     """Yield the result of a task for each item, in their order, `workers` at a time.
 
     task(item, run) returns what its run(ask, judge) does. tape: a Tape, or a path.
-    limits: of the whole batch. key(item): its name on the tape, where it is no JSON.
-    What a task raises is in result.error. When the first 20 end with one complaint or
-    fault: GaveUp. It shows on stderr how it goes, unless you give a watcher of runs."""
+    limits: of the batch, for replies from the tape, too; once reached, they end all runs.
+    key(item): its name on the tape, where it is no JSON. What a task raises is in
+    result.error. GaveUp: the first 20 results (those under way are still yielded) have
+    one complaint or fault. On stderr it shows how it goes, unless you give a watcher."""
     if iscoroutinefunction(task):
         raise TypeError(f"task {name_of(task)} is async: use arun and asyncio.gather")
     if workers < 1:
         raise ValueError(f"workers is {workers}, and has to be 1 or more")
-    batch = Batch(task, call, tape, limits, key, watch)
+    batch = Batch(task, call, key, watch, limits)
+    batch.tape = tape if tape is None or hasattr(tape, "recall") else Tape(tape)
     try:
         with nullcontext() if watch else screen() as batch.shown:
             for result in in_order(batch.jobs(items), workers):
@@ -1534,10 +1539,10 @@ def each(
 class Batch:
     """What the items of `each` share: how it goes, and what they may cost together."""
 
-    def __init__(self, task: Hook, call: Hook, tape: Any, limits: Limits, *own: Any):
-        self.task, self.call, (self.key, self.watch) = task, call, own
-        self.tape = tape if tape is None or hasattr(tape, "recall") else Tape(tape)
-        self.limits, self.spent, self.shown = limits, Spent(), cast("Any", None)
+    def __init__(self, task: Hook, call: Hook, key: Any, watch: Any, limits: Limits):
+        self.task, self.call, self.key, self.watch = task, call, key, watch
+        self.tape, self.shown = cast("Any", None), cast("Any", None)
+        self.limits, self.spent = limits, Spent()
         self.began = self.said = time.monotonic()
         self.done, self.accepted, self.ends, self.broken = 0, 0, set[str](), False
 
@@ -1594,8 +1599,8 @@ class Batch:
 
 
 def in_order(jobs: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
-    """Yield what these functions return, in order. So many threads do them, at most 16
-    times that number ahead of the slowest; at first less, to see if they work."""
+    """Yield what these functions return, in order. So many threads call them, at most 16
+    times as many ahead of the slowest; 20 must be done before they run ahead at all."""
     from concurrent.futures import Future  # brings logging, which takes 6 ms
 
     todo, window, done = SimpleQueue[Any](), deque[Future[T]](), 0
@@ -1632,7 +1637,9 @@ def replay(tape: str | os.PathLike[str], task: Hook) -> list[dict[str, Any]]:
     as {"run": name, "before": .., "after": ..}, each "accepted", "why" and "value".
 
     A tape of `each`: task(item, run) for each item; else task(messages, run) for a run.
-    Where it asks what was not asked, it ends with "diverged", and what is nearest."""
+    Where it asks what was not asked, it ends with "diverged", and the nearest request."""
+    if iscoroutinefunction(task):
+        raise TypeError(f"task {name_of(task)} is async: give one that is not")
     kept = Tape(tape, replaying=True)
     last = {kind: dict[str, Any]() for kind in ("item", "start", "end")}
     for _, event in Tape.events(tape):
@@ -1642,10 +1649,11 @@ def replay(tape: str | os.PathLike[str], task: Hook) -> list[dict[str, Any]]:
     for name, event in (items or starts).items():
         call = script()
         vars(call).update(settings=event["settings"])
-        if items:
-            task(event["item"], bound(event["item"], name, call, kept))
-        else:
-            task(event["task"], partial(run, name=name, call=call, tape=kept))
+        with suppress(Exception):  # as in each: it ends this item, and no more
+            if items:
+                task(event["item"], bound(event["item"], name, call, kept))
+            else:
+                task(event["task"], partial(run, name=name, call=call, tape=kept))
     changes = list[dict[str, Any]]()
     for name, before in ends.items():
         missing = {"accepted": False, "why": "not run", "value": None}
