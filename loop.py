@@ -79,8 +79,8 @@ FIXES: list[Hook] = []  # asked in order about a refused reply; filled in sectio
 FAULTS: list[Hook] = []  # asked in order about a failed call; filled in section 5
 LOCK = Lock()  # guards each Spent, which the threads of a batch add to
 
-# A judge that raises one of these has a bug: `run` raises it. Any other error refuses: a
-# KeyError or a TypeError is, as a rule, caused by what the model wrote.
+# A judge that raises one of these has a bug: `run` raises it. Any other error refuses:
+# a KeyError or a TypeError is, as a rule, caused by what the model wrote.
 BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
 
 
@@ -365,7 +365,9 @@ class Run(State):
                 if limit is not None and not used < limit:  # not ">=": NaN ends it, too
                     return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
             if limits.cost is not None and getattr(call, "price", None) is None:
-                raise ValueError(f"cost limit, {name_of(call)} has no price=(in, out)")
+                bug = ValueError(f"cost limit, {name_of(call)} has no price=(in, out)")
+                vars(bug).update(attempts=self.attempts)  # it is no judge's refusal
+                raise bug
         return ""
 
     def begin(self, move: Ask) -> Any:
@@ -610,7 +612,7 @@ def run(
     """Ask until the judge accepts, a special case says stop or a limit is reached.
 
     Returns a Result, accepted or not; raises TypeError or ValueError for a wrong hook,
-    before anything is paid for. driver: sends the loop on; replace it to do so yourself."""
+    before anything is paid for. driver: sends the loop on; yours may, elsewhere."""
     task: Any = Ask(ask).messages
     if not dig(list, task) or not all(dig(str, message, "role") for message in task):
         raise TypeError(f"ask is {ask!r}: give a text or [{{'role': .., ..}}]")
@@ -770,9 +772,8 @@ def grounded(source: str, *keys: str) -> Hook:
 
     def grounded(found: Any) -> Any:
         there = [found[key] for key in keys] if keys else plain(found).split('"')[1::2]
-        quotes = [
-            str(q) for it in there for q in (it if isinstance(it, list) else [it])
-        ]
+        lists: Any = [it if isinstance(it, list) else [it] for it in there]
+        quotes = [str(quote) for it in lists for quote in it]
         if not quotes or not all(map(plain, quotes)):
             raise Reject("there is no quote from the source", value=found)
         words = {q: rf"(?<!\w){re.escape(plain(q))}(?!\w)" for q in quotes}
@@ -962,8 +963,10 @@ def dialect(state: State) -> Ask | None:
     once, from the error (opencode#37964): max_tokens is max_completion_tokens."""
     learned, said = getattr(state.call, "dialect", None), str(state.fault)
     found = re.search(r"(?i)unsupported (?:parameter|value): '(\w+)'", said)
-    if learned is None or not found or found[1] in learned:
+    told = state.memory.setdefault("dialect", set[str]())  # by this run
+    if learned is None or not found or found[1] in told:
         return None
+    told.add(found[1])
     other = re.search(r"(?i)use '(\w+)' instead", said)
     learned[found[1]] = other[1] if other else None
     return Ask(state.messages)
@@ -1011,7 +1014,7 @@ def no_answer(state: State) -> Ask | Stop | None:
 
 
 def later(state: State, wait: float) -> Ask:
-    """Return the move to ask the same after a wait, and some jitter: not all at once."""
+    """Return the move to ask the same after a wait, and some jitter: no rush."""
     import random
 
     return Ask(state.messages, wait=wait * (1 + random.random() / 4))
@@ -1184,7 +1187,8 @@ class achat(chat):  # noqa: N801
         except http_errors() as error:
             raise self.fault(error) from None
         except asyncio.CancelledError:  # its connection would stay in use for ever
-            await client.aclose()
+            if not self.client:
+                await client.aclose()
             raise
         finally:
             idle += [] if self.client or client.is_closed else [client]
@@ -1257,8 +1261,8 @@ async def pool() -> Any:
     """Yield the idle clients of an event loop; asyncio.run closes them in the end."""
     idle = list[Any]()
     try:
-        for closed in [loop for loop in POOLS if loop.is_closed()]:
-            del POOLS[closed]
+        for closed in [loop for loop in tuple(POOLS) if loop.is_closed()]:
+            POOLS.pop(closed, None)  # other threads do so, too
         while True:
             yield idle
     finally:
@@ -1350,14 +1354,14 @@ class Tape:
     """What was asked, what came and what was decided: JSON Lines in a file that grows.
 
     run(..., tape=Tape("runs.jsonl")): run it again, with a new Tape, and no reply is
-    bought twice. Its events, by their time: item (of each), start; for each request sent
-    and then, before anyone looks at it, reply, fault, or reused (it was there); decide (a
+    bought twice. Its events, in time: item (of each), start; for each request sent and
+    then, before anyone looks at it, reply, fault, or reused (it was there); decide (a
     fix-up spoke, and why: the complaint); end. Made for many threads and, on Linux and
     macOS, many processes of one machine, each with a Tape of its own; Windows has no
     lock: one process. A reply is on the disk (fdatasync; fsync where there is none)."""
 
     def __init__(self, path: str | os.PathLike[str], replaying: bool = False):
-        self.path, self.replaying, self.lock = os.fspath(path), replaying, Lock()
+        self.path, self.replaying, self.lock = os.path.abspath(path), replaying, Lock()
         self.names, self.missed = Counter[str](), list[str]()
         self.ends: dict[str, dict[str, Any]] = {}  # the last event of replayed runs
         self.places = defaultdict[tuple[str, str], list[int]](list)
@@ -1366,13 +1370,19 @@ class Tape:
         if not replaying:
             how = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
             self.file = os.open(self.path, how, 0o600)
-            finalize(self, os.close, self.file)
+            finalize(self, os.close, self.file).atexit = False  # workers may live
+        faults = defaultdict[str, list[tuple[list[int], int]]](list)
         for place, event in self.events(path):
             kind, where = event["event"], (event["run"], event.get("key", ""))
             self.unanswered += (kind == "sent") - (kind in ("reply", "fault"))
             self.unasked += kind == "reply"
             if kind == "reply" or (replaying and kind in ("fault", "sent")):
                 self.places[where].append(place)
+            if kind == "fault":
+                faults[event["run"]].append((self.places[where], place))
+            elif kind == "start" and replaying:  # once more: it did not fail again
+                for places, fault in faults.pop(event["run"], ()):
+                    places.remove(fault)
 
     @staticmethod
     def events(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -1508,10 +1518,10 @@ def each(
     """Yield the result of a task for each item, in their order, `workers` at a time.
 
     task(item, run) returns what its run(ask, judge) does. tape: a Tape, or a path.
-    limits: of the batch, for replies from the tape, too; once reached, they end all runs.
+    limits: of the batch, replies on the tape included; once reached, they end all runs.
     key(item): its name on the tape, where it is no JSON. What a task raises is in
-    result.error. GaveUp: the first 20 results (those under way are still yielded) have
-    one complaint or fault. On stderr it shows how it goes, unless you give a watcher."""
+    result.error. GaveUp: the first 20 results have one complaint or fault (what was
+    under way is still yielded). How it goes is on stderr, unless you give a watcher."""
     if iscoroutinefunction(task):
         raise TypeError(f"task {name_of(task)} is async: use arun and asyncio.gather")
     if workers < 1:
@@ -1523,9 +1533,8 @@ def each(
             for result in in_order(batch.jobs(items), workers):
                 batch.count(result)
                 yield result
-        if batch.broken:
-            cure = "the judge, the prompt or the endpoint is broken"
-            raise GaveUp(f"{cure}: the first 20 items all ended in: {batch.ends.pop()}")
+        if batch.error:
+            raise batch.error
     except KeyboardInterrupt:
         if batch.tape:
             show(batch.status(f"to go on: {shlex.join(sys.orig_argv)}"))
@@ -1544,16 +1553,20 @@ class Batch:
         self.tape, self.shown = cast("Any", None), cast("Any", None)
         self.limits, self.spent = limits, Spent()
         self.began = self.said = time.monotonic()
-        self.done, self.accepted, self.ends, self.broken = 0, 0, set[str](), False
+        self.done, self.accepted, self.ends = 0, 0, set[str]()
+        self.error: Exception | None = None  # that ends it all
 
     def jobs(self, items: Iterable[Any]) -> Iterator[Callable[[], Result[Any]]]:
         """Yield, for each item, the function that returns its result."""
-        for item in items:
-            if self.broken:
-                return
-            name = str(self.key(item)) if self.key else digest(item)
-            name = self.tape.named(name, item) if self.tape else name
-            yield partial(self.result, item, name)
+        try:
+            for item in items:
+                if self.error:
+                    return
+                name = str(self.key(item)) if self.key else digest(item)
+                name = self.tape.named(name, item) if self.tape else name
+                yield partial(self.result, item, name)
+        except Exception as error:  # noqa: BLE001
+            self.error = error  # of the items; first, what was paid for is yielded
 
     def result(self, item: Any, name: str) -> Result[Any]:
         """Return the result of an item, also where its task raises."""
@@ -1581,8 +1594,12 @@ class Batch:
         self.done, self.accepted = self.done + 1, self.accepted + result.accepted
         if self.done <= 20:
             last = [str(a.fault or a.complaint) for a in result.attempts[-1:]]
-            self.ends.add("" if result else "".join(last) or str(result.error or ""))
-            self.broken = self.done == 20 and len(self.ends) == 1 and all(self.ends)
+            bug = result.why if result.error else ""
+            self.ends.add("" if result else "".join(last) or bug)
+        if self.done == 20 and len(self.ends) == 1 and all(self.ends):
+            cure = "the judge, the prompt or the endpoint is broken"
+            told = f"{cure}: the first 20 items all ended in: {self.ends.pop()}"
+            self.error = GaveUp(told)
         if self.shown and (self.shown is not show or time.monotonic() > self.said + 10):
             self.said = time.monotonic()
             self.shown(self.status())
@@ -1599,8 +1616,8 @@ class Batch:
 
 
 def in_order(jobs: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
-    """Yield what these functions return, in order. So many threads call them, at most 16
-    times as many ahead of the slowest; 20 must be done before they run ahead at all."""
+    """Yield what these functions return, in order. So many threads call them, and are
+    at most 16 times as many ahead of the slowest; not at all before 20 are done."""
     from concurrent.futures import Future  # brings logging, which takes 6 ms
 
     todo, window, done = SimpleQueue[Any](), deque[Future[T]](), 0
@@ -1637,7 +1654,7 @@ def replay(tape: str | os.PathLike[str], task: Hook) -> list[dict[str, Any]]:
     as {"run": name, "before": .., "after": ..}, each "accepted", "why" and "value".
 
     A tape of `each`: task(item, run) for each item; else task(messages, run) for a run.
-    Where it asks what was not asked, it ends with "diverged", and the nearest request."""
+    Where it asks what was not asked, it ends with "diverged", and what is nearest."""
     if iscoroutinefunction(task):
         raise TypeError(f"task {name_of(task)} is async: give one that is not")
     kept = Tape(tape, replaying=True)
@@ -1645,20 +1662,27 @@ def replay(tape: str | os.PathLike[str], task: Hook) -> list[dict[str, Any]]:
     for _, event in Tape.events(tape):
         if event["event"] in last and not event["hook"]:
             last[event["event"]][event["run"]] = event
-    items, starts, ends = last.values()
+    (items, starts, ends), errors = last.values(), dict[str, str]()
     for name, event in (items or starts).items():
         call = script()
-        vars(call).update(settings=event["settings"])
-        with suppress(Exception):  # as in each: it ends this item, and no more
+        vars(call).update(settings=event["settings"], dialect={})
+        try:
             if items:
                 task(event["item"], bound(event["item"], name, call, kept))
             else:
                 task(event["task"], partial(run, name=name, call=call, tape=kept))
+        except Exception as error:  # noqa: BLE001
+            errors[name] = f"{type(error).__name__}: {error}"
     changes = list[dict[str, Any]]()
     for name, before in ends.items():
-        missing = {"accepted": False, "why": "not run", "value": None}
+        raised = errors.get(name) or errors.get(name.rpartition("/")[0], "")
+        why = f"not run {raised}".strip()
+        missing = {"accepted": False, "why": why, "value": None, "tries": 0}
         after = kept.ends.get(name, missing)
-        same = all(before[fact] == after[fact] for fact in ("accepted", "value"))
-        if not same or "diverged: " in after["why"]:
+        values = [json.dumps([it["accepted"], it["value"]]) for it in (before, after)]
+        diverged = "diverged: " in after["why"]
+        if before["why"].startswith("limit reached: "):  # there, and not before it
+            diverged = diverged and before["tries"] != after["tries"]
+        if values[0] != values[1] or diverged:
             changes.append({"run": name, "before": before, "after": after})
     return changes
