@@ -1579,8 +1579,8 @@ class Batch:
             return result
         except Exception as error:
             if self.tape and getattr(error, "filename", "") == self.tape.path:
-                self.limits = Limits(calls=0)  # the disk is full, say:
-                raise  # what still came would be paid for, and lost
+                self.limits = Limits(calls=0)  # or more is paid for, and lost:
+                raise  # the disk is full, say
             why, paid = f"{type(error).__name__}: {error}", vars(error).get("attempts")
             return Result(None, False, why, None, paid or [], Spent(), error)
 

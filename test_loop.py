@@ -3907,6 +3907,12 @@ def test_partial_keeps_what_is_good(real):
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
 
 
+def test_many_async_goes_on_from_its_tape(real, tape):
+    first, again = (example("many_async.py", str(tape)) for _ in "12")
+    assert first.stdout.count("(0 reused)") == 12, first.stderr
+    assert again.stdout.count("reused)") == 12 and "(0 reused)" not in again.stdout
+
+
 def test_overhead_prints_its_figures():
     done = example("overhead.py", "--quick")
     assert done.returncode == 0 and done.stdout.count(" us") == 2, done.stderr

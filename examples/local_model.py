@@ -66,12 +66,13 @@ def server() -> Any:
         mask(getattr(signal, "SIG_UNBLOCK", 0), {signal.SIGINT})
 
 
-def model(**settings: Any) -> loop.chat:
-    """Return a call of the endpoint in OPENAI_BASE_URL, or else of the local model."""
+def model(kind: type[loop.chat] = loop.chat, **settings: Any) -> loop.chat:
+    """Return a call (kind: chat or achat) of the endpoint in OPENAI_BASE_URL, or else of
+    the local model."""
     if os.getenv("OPENAI_BASE_URL"):
-        return loop.chat(**settings)
+        return kind(**settings)
     address = f"{server().listening_address}/v1"
-    return loop.chat(NAME, address, "", **settings)
+    return kind(NAME, address, "", **settings)
 
 
 if __name__ == "__main__":
