@@ -711,6 +711,16 @@ def test_escalation_to_a_call_without_a_price_keeps_the_cost_limit(go):
     assert caught.value.attempts[0].reply.text == "x"
 
 
+def test_cost_limit_on_the_call_of_a_judge_without_a_price_is_no_refusal(go):
+    def judge(text):
+        yield loop.Ask("sure?", call=lambda messages, **settings: "yes")
+
+    call = loop.script(*"123")
+    with pytest.raises(ValueError, match="cost limit, <lambda> has no price") as caught:
+        go("n?", judge, call=call, limits=loop.Limits(cost=1.0))
+    assert len(caught.value.attempts) == 1
+
+
 def test_callable_objects_serve_as_calls(go):
     class Open:
         def __call__(self, messages, **settings):
@@ -2350,6 +2360,9 @@ def test_dialect(served, tape):
     assert [b.get("temperature") for b in bodies] == [0.2, 0.2, None, None]
     again = loop.chat("m", served.url, max_tokens=9, temperature=0.2)
     assert loop.run("n?", int, call=again, tape=loop.Tape(tape)).spent.reused == 1
+    served.will({"error": {"message": UNKNOWN + more}}, 400)
+    served.will("1")  # as of a run that was under way while another one learned it
+    assert loop.run("j?", int, call=call).spent.calls == 2
     served.will({"error": {"message": UNKNOWN}}, 400)
     served.will({"error": {"message": UNKNOWN}}, 400)
     result = loop.run("k?", int, call=call)  # what is learned does not help: once only

@@ -67,8 +67,8 @@ def server() -> Any:
 
 
 def model(kind: type[loop.chat] = loop.chat, **settings: Any) -> loop.chat:
-    """Return a call (kind: chat or achat) of the endpoint in OPENAI_BASE_URL, or else of
-    the local model."""
+    """Return a call, by chat or achat, of the endpoint in OPENAI_BASE_URL, or else the
+    local model."""
     if os.getenv("OPENAI_BASE_URL"):
         return kind(**settings)
     address = f"{server().listening_address}/v1"
