@@ -65,7 +65,7 @@ from itertools import count
 from queue import SimpleQueue
 from signal import SIG_DFL, SIGTERM, getsignal, signal
 from threading import Lock, Thread, current_thread, main_thread
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 from weakref import finalize
 
 __version__ = "0.1.0"
@@ -77,7 +77,6 @@ Messages = list[dict[str, Any]]  # [{"role": "user", "content": "..."}, ...]
 Hook = Callable[..., Any]
 FIXES: list[Hook] = []  # asked in order about a refused reply; filled in section 5
 FAULTS: list[Hook] = []  # asked in order about a failed call; filled in section 5
-LOCK = Lock()  # guards each Spent, which the threads of a batch add to
 
 # A judge that raises one of these has a bug: `run` raises it. Any other error refuses:
 # a KeyError or a TypeError is, as a rule, caused by what the model wrote.
@@ -342,6 +341,7 @@ def steps(state: Run, move: Any) -> Steps:
 class Run(State):
     """A run: what the hooks see of it, and the loop's own books."""
 
+    lock: ClassVar[Any] = nullcontext()  # a batch, which threads share, has a real one
     watch: Hook | None = None
     tape: Any = None
     name: str = ""  # on the tape
@@ -422,7 +422,7 @@ class Run(State):
     def charge(self, **used: Any) -> None:
         """Add this to what was spent, by this run and by the batch that it is in."""
         for account in (self, *self.batch):
-            with LOCK:
+            with account.lock:
                 for unit, more in used.items():
                     had = getattr(account.spent, unit)
                     both = None if had is None or more is None else had + more
@@ -1551,7 +1551,7 @@ class Batch:
     def __init__(self, task: Hook, call: Hook, key: Any, watch: Any, limits: Limits):
         self.task, self.call, self.key, self.watch = task, call, key, watch
         self.tape, self.shown = cast("Any", None), cast("Any", None)
-        self.limits, self.spent = limits, Spent()
+        self.limits, self.spent, self.lock = limits, Spent(), Lock()
         self.began = self.said = time.monotonic()
         self.done, self.accepted, self.ends = 0, 0, set[str]()
         self.error: Exception | None = None  # that ends it all
