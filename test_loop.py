@@ -3920,6 +3920,13 @@ def test_partial_keeps_what_is_good(real):
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
 
 
+@long
+def test_concurrency_prints_its_figures():
+    done = example("concurrency.py", "-n", "100", "--json")
+    told = json.loads(done.stdout)
+    assert [*told] == ["8", "100", "1000"] and min(told["8"].values()) > 0
+
+
 def test_many_async_goes_on_from_its_tape(real, tape):
     first, again = (example("many_async.py", str(tape)) for _ in "12")
     assert first.stdout.count("(0 reused)") == 12, first.stderr
