@@ -11,8 +11,8 @@
 
 An endpoint on this machine takes 20 ms for a reply. Prints the time and the CPU time of
 2,000 runs with `arun` and `achat`, 8, 100 and 1,000 at once, in those of the best bare
-loop of httpx that we know, in turn with it: a client for each task. (With one client for
-all, 1,000 at once took more than three times as long.) Exit status 0.
+loop of httpx that we know, in turn with it: a client for each task. (With one client
+for all, 1,000 at once took more than three times as long.) Exit status 0.
 """
 
 import argparse
