@@ -4,7 +4,7 @@
 # Origin: the loop.py repository, tag v0.1.0. Copy this file, edit it, keep these lines.
 # To update an edited copy: git merge-file loop.py base.py new.py, where base.py is the
 # file as it was at that tag, and new.py the newer one.
-# Needs Python 3.10 or later; httpx (or httpx2) for section 6, rich for section 7.
+# Needs Python 3.10 or later; httpx (or httpx2) for section 6, rich for a live view.
 """One loop round an unreliable model: call it, inspect its reply, decide what to do.
 
     result = run("Name and age, as JSON: Ada is 36.", json_with(name=str, age=int),
