@@ -1,10 +1,10 @@
 """Delete each special case in turn from a copy, and run the tests of sections 1 to 8.
 
     uv run --no-project --with httpx --with httpx2 --with rich --with pydantic \\
-        --with pytest python .ci/without_each.py
+        --with pytest python .ci/without_each.py [NAME ...]
 
-Prints the tests that fail without it. Exit status 1 if none of its own name does, or if
-one of another case's name does.
+Prints the tests that fail without it, or that wait for minutes. Exit status 1 if none
+of its own name does, or if one of another case's name does.
 """
 
 import ast
@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
@@ -39,17 +40,21 @@ def failing(name):
         cut = TESTS[: TESTS.index("# 9. The file as a whole")]
         (Path(folder) / "test_loop.py").write_text(cut, encoding="utf-8")
         (Path(folder) / "loop.py").write_text(without(name), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-rf", folder]
-        done = subprocess.run(
-            command, cwd=folder, text=True, capture_output=True, check=False
-        )
-    return sorted(set(re.findall(r"^FAILED .*?::(\w+)", done.stdout, re.MULTILINE)))
+        command = [sys.executable, "-m", "pytest", "-v", "--tb=no", folder]
+        with subprocess.Popen(
+            command, cwd=folder, text=True, stdout=subprocess.PIPE
+        ) as tests:
+            late = threading.Timer(150, tests.kill)  # without it, a run may wait long
+            late.start()
+            told = tests.stdout.read()
+            late.cancel()
+    return sorted(set(re.findall(r"::(\w+)\S* (?:FAILED|$)", told, re.MULTILINE)))
 
 
 def main():
     """Print a line for each special case."""
     wrong = 0
-    for name in CASES:
+    for name in sys.argv[1:] or CASES:
         failed = failing(name)
         own = [test for test in failed if name in test]
         others = [test for test in failed if any(c in test for c in CASES if c != name)]
