@@ -2264,7 +2264,9 @@ def test_replay_that_runs_less_says_so(tape):
         loop.replay(tape.with_name("none"), once)
 
 
-def test_replay_of_several_sessions_does_not_fail_where_they_went_on(go, tape):
+def test_replay_of_a_run_that_was_started_again_does_not_fail_where_it_went_on(
+    go, tape
+):
     """The key was wrong, and then it was right: the fault is of the first alone."""
     denied = loop.CallError("bad key", status=401)
     assert not go("n?", number, call=loop.script(denied), tape=loop.Tape(tape))
