@@ -1378,9 +1378,9 @@ class Tape:
             self.unasked += kind == "reply"
             if kind == "reply" or (replaying and kind in ("fault", "sent")):
                 self.places[where].append(place)
-            if kind == "fault":
+            if kind == "fault" and replaying:
                 faults[event["run"]].append((self.places[where], place))
-            elif kind == "start" and replaying:  # once more: it did not fail again
+            elif kind == "start":  # once more: what failed before was not repeated
                 for places, fault in faults.pop(event["run"], ()):
                     places.remove(fault)
 
