@@ -25,6 +25,7 @@ import asyncio
 import hashlib
 import http.server
 import inspect
+import io
 import json
 import math
 import os
@@ -2579,6 +2580,303 @@ def test_with_example(parts, go):
     assert result.value == 1 and result.attempts[0].fixes == ["with_example"]
     told = "n?\n\nAn example of a right answer:\nBo is 7. -> 7"
     assert call.asked[1] == ([{"role": "user", "content": told}], {"seed": 1})
+
+
+def test_each_of_more_cases_has_a_test_a_report_and_a_place(parts):
+    tests = {name for name in globals() if name.startswith("test_")}
+    mine = {n: it for n, it in vars(parts).items() if inspect.isfunction(it)}
+    told = {n: " ".join(it.__doc__.split()) for n, it in mine.items()}
+    cases = {name: text for name, text in told.items() if "Its place is " in text}
+    assert len(cases) == 17
+    for name, text in cases.items():
+        assert any(f"test_{name}" in test for test in tests), name
+        assert re.search(r"\w#\d+|SmolLM2", text), name
+
+
+def faulty(status=400, **facts):
+    return {"error": {"message": facts.pop("message"), **facts}}, status
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_context_window_leaves_the_reply_what_is_left(parts, served, name):
+    told = (
+        "This model's maximum context length is 16384 tokens. However, you requested "
+        "19591 tokens (9591 in the messages, 10000 in the completion). Please reduce "
+        "the length of the messages or completion."
+    )
+    served.will(*faulty(message=told, code="context_length_exceeded")).will("7")
+    call = loop.chat("m", served.url, **{name: 10_000})
+    faults = [parts.context_window, *loop.FAULTS]
+    result = loop.run("n?", int, call=call, faults=faults)
+    assert result.value == 7 and result.attempts[0].fixes == ["context_window"]
+    assert [body[name] for _, _, body in served.seen] == [10_000, 6793]
+
+
+def test_context_window_stops_where_the_ask_alone_does_not_fit(parts, go):
+    told = "maximum context length is 16384 tokens. However, you requested {} tokens "
+    long = told.format(122_946) + "(112946 in the messages, 10000 in the completion)"
+    same = told.format(19_591) + "(9591 in the messages, 10000 in the completion)"
+    faults = [parts.context_window, *loop.FAULTS]
+    for why, calls in ((long, 1), (same, 2), ("no numbers", 1)):
+        call = loop.script(*[loop.CallError(why, status=400)] * 2)
+        call.settings["max_tokens"] = 10_000
+        result = go("n?", int, call=call, faults=faults)
+        assert result.why.startswith("refused for good") and result.spent.calls == calls
+
+
+def test_drop_response_format_after_the_same_500_twice(parts, served):
+    told = "The model produced output that does not match the peg-native format"
+    for _ in "12":
+        served.will(*faulty(500, message=told, type="server_error"), Retry_After=".01")
+    served.will("7")
+    call = loop.chat("m", served.url, response_format={"type": "json_object"})
+    faults = [parts.drop_response_format, *loop.FAULTS]
+    result = loop.run("n?", int, call=call, faults=faults)
+    assert result.value == 7
+    asked = ["response_format" in body for *_, body in served.seen]
+    assert asked == [True, True, False]
+    fixes = [attempt.fixes for attempt in result.attempts]
+    assert fixes == [["told_to_wait"], ["drop_response_format"], []]
+
+
+def test_drop_response_format_waits_where_the_500_differs_or_it_is_gone(parts, go):
+    faults = [parts.drop_response_format, loop.told_to_wait]
+    for settings, words in (({"response_format": {}}, "ab"), ({}, "aaaa")):
+        errors = [loop.CallError(word, status=500, wait=0.001) for word in words]
+        call = loop.script(*errors, "7")
+        call.settings.update(settings)
+        result = go("n?", int, call=call, faults=faults)
+        assert all(it.fixes == ["told_to_wait"] for it in result.attempts[:-1])
+        assert result.value == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("In Progress", "in_progress"),
+        (" IN-PROGRESS\n", "in_progress"),
+        ("in\u2011progress", "in_progress"),
+        ("inprogress", None),
+        ("in progress, not done", None),
+        ("A b", None),  # both of a-b and a_b
+        ("5", None),  # a sign is no hyphen
+    ],
+)
+def test_fold_labels_uses_a_label_in_another_form(parts, text, label):
+    labels = ("in_progress", "done", "a-b", "a_b", "-5")
+    fixes = [*loop.REPAIRS, parts.fold_labels(*labels)]
+    assert repaired(loop.one_of(*labels), text, fixes)[0] == label
+
+
+def test_fold_value_uses_an_allowed_value_in_another_form(parts):
+    judge = loop.json_with(paper=("boe", "bocm"), state=("to do", "done"))
+    fixes = [parts.fold_value("paper", "boe", "bocm")]
+    fixes = [*loop.REPAIRS, *fixes, parts.fold_value("state", "to do", "done")]
+    text = 'Sure: {"paper": "BOCM", "state": "To-do",}'
+    value, fired = repaired(judge, text, fixes)
+    assert value == {"paper": "bocm", "state": "to do"}
+    assert fired == ["json_slips", "fold_value_paper", "fold_value_state"]
+    for paper in ('"bocmm"', "7", "null", '["BOCM"]'):
+        text = f'{{"paper": {paper}, "state":"done"}}'
+        assert repaired(judge, text, fixes) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        ('"36"', 36),
+        ('"-12.50"', -12.5),
+        ('"1e3"', 1000.0),
+        ('"1,234"', None),
+        ('"007"', None),
+        ('"85%"', None),
+        ('"NaN"', None),
+        ('"1e999"', None),
+        ('"true"', None),
+        ('"[36]"', None),
+        (f'"{"[" * 100_000}"', None),
+        ("null", None),
+    ],
+)
+def test_numbers_at_takes_a_number_out_of_its_quotes(parts, value, number):
+    fixes = [*loop.REPAIRS, parts.numbers_at("n")]
+    text = f'{{"n":{value},"id":"12"}}'
+    found, fired = repaired(loop.json_with(n=float), text, fixes)
+    assert found == (None if number is None else {"n": number, "id": "12"})
+    assert fired == ([] if number is None else ["numbers_at"])
+
+
+@pytest.mark.parametrize(
+    "text", [f"[{PERSON}]", f'{{"Answer": {PERSON}}}', f"As in [1]: [{PERSON},]"]
+)
+def test_unwrapped_uses_the_one_object_inside(parts, text):
+    judge, fixes = loop.json_with(name=str, age=int), [*loop.REPAIRS, parts.unwrapped]
+    value, fired = repaired(judge, text, fixes)
+    assert value == json.loads(PERSON) and fired[-1] == "unwrapped"
+
+
+def test_unwrapped_leaves_several_alone(parts):
+    judge, fixes = loop.json_with(name=str, age=int), [*loop.REPAIRS, parts.unwrapped]
+    for text in (f"[{PERSON}, {PERSON}]", f'{{"a": {PERSON}, "b": 1}}', "[1]", "[[1]]"):
+        assert repaired(judge, text, fixes)[0] is None
+
+
+def test_last_json_first_uses_the_correction(parts):
+    judge, first, *rest = loop.json_with(age=int), *loop.REPAIRS
+    fixes = [first, parts.last_json_first, *rest]
+    draft = '{"age": 35}\nNo, he had a birthday:\n{"age": 36,}'
+    assert repaired(judge, draft) == ({"age": 35}, ["json_slips"])
+    assert repaired(judge, draft, fixes) == ({"age": 36}, ["last_json_first"])
+    other = '{"age": 36,}\nas in {"x": 1}'  # the judge chooses
+    assert repaired(judge, other, fixes)[0] == {"age": 36}
+    fence = 'So:\n```json\n{"age": 36,}\n```\n'
+    assert repaired(judge, fence, fixes)[1] == ["code_fence", "json_slips"]
+    cut = '{"age": 35}\n{"x": {"age": 36}'
+    assert repaired(judge, cut, fixes)[0] == {"age": 35}
+
+
+def test_prompt_truncated_stops(parts, go):
+    fixes = [*loop.REPAIRS, parts.prompt_truncated, *loop.RE_ASKS]
+    ask = "word " * 10_000
+    for read in (2048, 4095, 4096):
+        cut = loop.Reply("", finish="length", input_tokens=read, output_tokens=1)
+        result = go(ask, int, call=loop.script(cut), fixes=fixes)
+        assert result.spent.calls == 1
+        assert result.why.startswith(f"the endpoint read {read} tokens of the ask: ")
+
+
+def test_prompt_truncated_gives_no_false_alarm(parts):
+    fixes = [parts.prompt_truncated, loop.ask_afresh]
+    words, image = "word " * 3_000, [{"type": "image_url", "image_url": "x" * 90_000}]
+    for ask, read in ((words, 4096), (words, 1500), (image, 1105), (words, None)):
+        call = loop.script(loop.Reply("x", input_tokens=read), "1")
+        task = [{"role": "user", "content": ask}]
+        assert loop.run(task, int, call=call, fixes=fixes).value == 1
+
+
+def test_cached_reply_is_asked_again_with_a_new_line(parts, served):
+    for text in ("x", "x", "7"):
+        served.will(text)  # all have the id r1
+    fixes = [*loop.REPAIRS, parts.cached_reply, *loop.RE_ASKS]
+    result = loop.run("n?", int, call=loop.chat("m", served.url), fixes=fixes)
+    assert result.value == 7 and result.attempts[1].fixes == ["cached_reply"]
+    asked = [body["messages"][0]["content"] for *_, body in served.seen]
+    assert asked == ["n?", "n?", "n?\n\n(This is request 3.)"]
+
+
+def test_cached_reply_is_silent_where_id_or_text_differ(parts):
+    for pair in ([("a", "x"), ("a", "y")], [("a", "x"), ("b", "x")], [("", "x")] * 2):
+        replies = [loop.Reply(text, id=name) for name, text in pair]
+        fixes = [parts.cached_reply, *loop.RE_ASKS]
+        result = loop.run("n?", int, call=loop.script(*replies, "1"), fixes=fixes)
+        assert result.attempts[1].fixes == ["ask_with_complaint"]
+
+
+def test_repetition_loop_takes_endless_spaces_for_one(parts):
+    cut = loop.Reply('{"name": "Ada",' + " " * 2000, finish="length")
+    call = loop.script(cut, PERSON)
+    call.settings["max_tokens"] = 1000
+    fixes = [*loop.REPAIRS, parts.repetition_loop, *loop.RE_ASKS]
+    assert loop.run("?", loop.json_with(name=str), call=call, fixes=fixes)
+    assert call.asked[1][1] == {"seed": 1, "temperature": 1.0}  # not more tokens
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"name": {"type": "string"}}},
+        {"$defs": {}, "$ref": "#/$defs/Person"},
+        {"$schema": "https://json-schema.org/draft/2020-12/schema"},
+    ],
+)
+def test_echoed_schema_is_asked_again_for_the_values(parts, go, schema):
+    call = loop.script(f"```json\n{json.dumps(schema)}\n```", PERSON)
+    fixes = [*loop.REPAIRS, parts.echoed_schema, *loop.RE_ASKS]
+    assert go("?", loop.json_with(name=str, age=int), call=call, fixes=fixes)
+    note = [{"role": "user", "content": "?\n\nGive the values, not the schema."}]
+    assert call.asked[1] == (note, {"seed": 1})
+
+
+def test_echoed_schema_is_silent_about_values(parts):
+    fixes = [parts.echoed_schema]
+    for values in ({"type": "Feature", "properties": {}}, {"type": "object"}, [1]):
+        text = json.dumps(values)
+        assert repaired(loop.json_with(name=str), text, fixes) == (None, [])
+
+
+BEST, WORSE = '{"name": "Ada"}', '{"x": 1}'  # of a person, one key is wrong, or both
+
+
+def test_resample_after_worse_asks_without_feedback(parts, go):
+    fixes = [*loop.REPAIRS, parts.resample_after_worse, loop.ask_with_complaint]
+    judge = loop.json_with(name=str, age=int)
+    call = loop.script(BEST, WORSE, "nothing", PERSON)
+    result = go("?", judge, call=call, fixes=fixes)
+    fired = [attempt.fixes[-1] for attempt in result.attempts[:-1]]
+    assert fired == ["ask_with_complaint"] * 2 + ["resample_after_worse"]
+    assert call.asked[3] == ([{"role": "user", "content": "?"}], {"seed": 3})
+    call = loop.script(BEST, WORSE, BEST, WORSE, PERSON)  # never twice in a row
+    result = go("?", judge, call=call, fixes=fixes)
+    assert {it.fixes[-1] for it in result.attempts[:-1]} == {"ask_with_complaint"}
+
+
+def test_from_the_best_shows_it_with_its_own_complaint(parts, go):
+    fixes = [*loop.REPAIRS, parts.from_the_best]
+    call = loop.script(WORSE, BEST, WORSE, PERSON)
+    assert go("?", loop.json_with(name=str, age=int), call=call, fixes=fixes)
+    asked = [messages[0]["content"] for messages, _ in call.asked]
+    missing = "name: missing; age: missing", "age: missing", "age: missing"
+    for text, draft, complaint in zip(
+        asked[1:], (WORSE, BEST, BEST), missing, strict=True
+    ):
+        told = f"?\n\nImprove this draft: {draft}\nIt was refused: {complaint}"
+        assert text == told
+
+
+def test_ask_person_shows_task_and_complaint_and_takes_a_line(
+    parts, go, monkeypatch, capsys
+):
+    fixes = [*loop.FIXES, parts.ask_person]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("seven\n 7 \n"))
+    limits = loop.Limits(cost=1.0)
+    call = loop.script(*["\x1b[31m"] * 3)
+    result = go("n?", int, call=call, fixes=fixes, limits=limits)
+    assert result.value == 7 and result.spent.calls == 5
+    told = capsys.readouterr().err
+    assert told.startswith("n?\n\nRefused so far: ValueError: ") and "\x1b" not in told
+    assert told.count("Your answer (none: stop): ") == 2 and "'seven'" in told
+
+
+@pytest.mark.parametrize("line", ["\n", "", "  \n"])
+def test_ask_person_ends_the_run_at_an_empty_line(parts, go, monkeypatch, line):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(line))
+    fixes = [*loop.FIXES, parts.ask_person]
+    result = go("n?", int, call=loop.script("x", "x", "x"), fixes=fixes)
+    assert result.why.endswith("the person gave no answer") and result.spent.calls == 4
+
+
+def test_ask_person_is_on_the_tape(parts, tape, monkeypatch):
+    fixes = [*loop.FIXES, parts.ask_person]
+    for typed in ("7\n", ""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        call = loop.script("x", "x", "x")
+        result = loop.run("n?", int, call=call, fixes=fixes, tape=loop.Tape(tape))
+        assert result.value == 7 and result.spent.calls == 4
+
+
+def test_no_echo_refuses_the_question(parts):
+    ask = "Give the name and age of the person in this sentence as JSON."
+    judge = loop.all_of(parts.no_echo(ask), loop.json_with(name=str))
+    echo = "Give  the name and age of the person\nin this sentence: Ada"
+    assert loop.run("?", judge, call=loop.script(echo), fixes=()).why.endswith(
+        "expected an answer, found the question again"
+    )
+    assert repaired(judge, f"{PERSON}\n\n{ask}")[0]["name"] == "Ada"  # a repair cuts it
+    short = '{"name": "age of the person in this sentence"}'
+    assert repaired(judge, short) == (json.loads(short), [])
+    assert not loop.probe(
+        loop.all_of(parts.no_echo(ask, 10), loop.matches("Give.*")), ask
+    )
 
 
 EVIL = "\x1b[31mred\x1b[0m [/red][bold] \u202egnp \x07\u2028 \ud800 <script>x</script>"
