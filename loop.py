@@ -903,20 +903,22 @@ def answer_in_reasoning(state: State) -> Use | None:
     return None if state.text.strip() else Use(*json_spans(state.reply.reasoning))
 
 
-def empty_reply(state: State) -> Ask | None:
-    """Nothing came: ask afresh; a complaint would only confuse (python-genai#1789)."""
-    return None if state.reply.text.strip() else afresh(state)
-
-
 def cut_by_length(state: State) -> Ask | None:
     """The reply was cut off at max_tokens, whatever its flag says (vis#162,
-    vllm#24184), and no JSON in it is whole: allow it twice as many, once."""
+    vllm#24184), and no JSON in it is whole: allow twice as many, once; four times where
+    thinking took them all (199 of 200 in litellm-docs#559)."""
     for name in ("max_tokens", "max_completion_tokens"):
         most, used = dig(int, state.settings, name), state.reply.output_tokens
         cut = state.reply.finish == "length" or (used and most and used >= most)
         if cut and most and name not in state.changed and not json_spans(state.text):
-            return Ask(state.messages, **{name: 2 * most})
+            more = 2 if state.text.strip() else 4
+            return Ask(state.messages, **{name: more * most})
     return None
+
+
+def empty_reply(state: State) -> Ask | None:
+    """Nothing came: ask afresh; a complaint would only confuse (python-genai#1789)."""
+    return None if state.reply.text.strip() else afresh(state)
 
 
 def ask_afresh(state: State) -> Ask | None:
@@ -1021,7 +1023,7 @@ def later(state: State, wait: float) -> Ask:
 
 
 REPAIRS = [think_tags, code_fence, json_slips, answer_in_reasoning]
-RE_ASKS = [empty_reply, cut_by_length, ask_afresh, ask_with_complaint]
+RE_ASKS = [cut_by_length, empty_reply, ask_afresh, ask_with_complaint]
 FIXES.extend([*REPAIRS, *RE_ASKS])
 FAULTS.extend([dialect, quota_gone, bad_request, told_to_wait, overloaded, no_answer])
 

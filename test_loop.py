@@ -335,6 +335,27 @@ def test_limit_ends_the_run_before_the_next_call(go, limits, calls, why):
     assert not result and result.spent.calls == calls and result.why.startswith(why)
 
 
+def test_of_four_budgets_together_the_first_to_be_reached_ends_the_run(go):
+    def call(messages, **settings):
+        return loop.Reply("no", input_tokens=90, output_tokens=10)
+
+    call.price = (10.0, 10.0)  # 0.001 dollars for each reply
+    budgets = {"calls": 9, "tokens": 900, "seconds": 60, "cost": 0.009}
+    for unit, least in {"calls": 5, "tokens": 450, "cost": 0.0045}.items():
+        limits = loop.Limits(tries=math.inf, **budgets | {unit: least})
+        result = go("n?", int, call=call, fixes=[reseed], limits=limits)
+        assert result.why.startswith("limit reached: ") and f" {unit};" in result.why
+        assert result.spent.calls == 5 and result.spent.tokens == 500
+        assert result.best == "no" and math.isclose(result.spent.cost, 0.005)
+
+    def wait(state):
+        return loop.Ask(state.task, wait=61, seed=state.judged)
+
+    limits = loop.Limits(tries=math.inf, **budgets)
+    result = go("n?", int, call=call, fixes=[wait], limits=limits)
+    assert " of 60 seconds;" in result.why and result.spent.calls == 1
+
+
 def test_eight_faults_end_the_run(go):
     call = loop.script(*[loop.CallError(f"busy {n}") for n in range(9)])
     result = go("n?", int, call=call, faults=[same_again])
@@ -1206,12 +1227,6 @@ def test_refusal_is_not_asked_again_but_may_be_escalated(go):
     assert go("n?", int, call=loop.script(no), fixes=ladder).value == 7
 
 
-def test_empty_reply():
-    for empty in ("", " \n"):
-        settings, asks = sent_after(["x", empty, "1"])
-        assert asks == ["n?", "n?"] and settings == [{"seed": 1}, {"seed": 2}]
-
-
 def test_cut_by_length():
     cut = loop.Reply('{"name": "Ad', finish="length")
     for name in ("max_tokens", "max_completion_tokens"):
@@ -1223,6 +1238,16 @@ def test_cut_by_length():
     assert sent_after([cut, "1"], max_tokens="64")[0] == [{"seed": 1}]
     whole = loop.Reply('{"a": 1} and more', finish="length")  # the cut did no harm
     assert sent_after([whole, "1"], max_tokens=64)[0] == [{"seed": 1}]
+    for text in ("", "<think>Well, "):  # litellm-docs#559
+        thought = loop.Reply(text, finish="length", reasoning="Well, ")
+        asked = sent_after([thought, thought, "1"], max_tokens=200)[0]
+        assert asked == [{"max_tokens": 800}, {"max_tokens": 800, "seed": 2}]
+
+
+def test_empty_reply():
+    for empty in ("", " \n"):
+        settings, asks = sent_after(["x", empty, "1"])
+        assert asks == ["n?", "n?"] and settings == [{"seed": 1}, {"seed": 2}]
 
 
 def test_re_asks_fall_silent_once_stuck_and_the_ladder_below_speaks(go):

