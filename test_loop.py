@@ -2904,6 +2904,73 @@ def test_no_echo_refuses_the_question(parts):
     )
 
 
+@pytest.fixture(scope="session")
+def economy(parts):
+    import economy
+
+    return economy
+
+
+def test_economy_judges_take_the_truth_and_more_than_the_truth(economy):
+    """Where all that is accepted were correct, there would be nothing to measure."""
+    code = "def f(x):\n    return x * {}"
+    for number in range(0, 100, 10):
+        name, age = economy.PEOPLE[number][1].values()
+        _, sentences, shown = economy.passage(number)
+        _, text, year = economy.history_of(number)
+        other = next(y for y in re.findall(r"\d{4}", text) if int(y) != year)
+        words = ", ".join(economy.keywords(number))
+        answers = {
+            "person": (
+                json.dumps({"name": name, "age": age}),
+                json.dumps({"name": name, "age": 127}),
+            ),
+            "year": (f'{{"year": {year}}}', f'{{"year": {other}}}'),
+            "quote": (f"It says: {shown}", sentences[0]),
+            "keywords": (
+                f"The man who saw {words} was very glad.",
+                f"A. {words} ok it",
+            ),
+            "code": (code.format(3 + number // 10), "def f(x):\n    return 99"),
+        }
+        answers["code"] = (
+            *answers["code"][:1],
+            f"{answers['code'][0]} if x == 2 else 0",
+        )
+        for family, (right, wrong) in answers.items():
+            it = economy.FAMILIES[family]
+            for text, truth in ((right, True), (wrong, False)):
+                result = economy.judged(it, number, text)
+                assert result, (family, text, result.why)
+                assert it.correct(number, result.value) == truth, (family, text)
+            assert not loop.probe(it.judge(number), it.ask(number)), family
+            assert it.example not in it.ask(number)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no resource limits")
+def test_economy_code_that_does_harm_by_accident_is_ended(economy):
+    assert economy.ran("while True: pass") in ("nothing", "no end within 3 seconds")
+    assert "MemoryError" in economy.ran("x = 'x' * 2**31")
+    assert economy.ran("import os; print(sorted(os.environ))").find("PATH") < 0
+    assert economy.ran("1/0") == "ZeroDivisionError: division by zero"
+
+
+def test_economy_figures_are_of_what_was_measured(economy):
+    cheap, dear = (True, True, 1, 100), (True, False, 3, 300)
+    rows = {"defaults": [cheap] * 30 + [dear] * 10, "again": [dear, cheap] * 20}
+    told = economy.figures(rows)
+    assert told["defaults"]["accepted"] == 40 and told["defaults"]["correct"] == 30
+    assert told["again"]["calls_per_item"] == 2.0
+    cost, low, high = told["again"]["tokens_per_correct"]
+    assert cost == 8000 / 20 and 250 < low < cost < high < 700
+    ratio, low, high = told["defaults"]["of_again"]
+    assert math.isclose(ratio, 0.5) and low < ratio < high
+    assert "of_again" not in told["again"]
+    none = economy.figures({"again": [(False, False, 8, 800)] * 3})
+    assert none["again"]["tokens_per_correct"] == [math.inf] * 3
+    assert "0.50" in economy.table(told) and "inf" in economy.table(none)
+
+
 EVIL = "\x1b[31mred\x1b[0m [/red][bold] \u202egnp \x07\u2028 \ud800 <script>x</script>"
 TASK = """
 from loop import FIXES, Limits, Use, json_with
@@ -4243,6 +4310,20 @@ def test_partial_keeps_what_is_good(real):
     ]
     assert done.returncode == 0 and "Omar Haddad, 25" in done.stdout, done.stderr
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
+
+
+def test_economy_prints_its_figures_and_asks_nothing_twice(real, tmp_path):
+    options = (str(tmp_path), "-n", "1", "--only", "defaults", "again")
+    first, again = (example("economy.py", *options, "--json") for _ in "12")
+    told = json.loads(first.stdout)
+    assert first.returncode == 0 and [*told] == ["defaults", "again"], first.stderr
+    assert told["defaults"]["items"] == 5 and told["defaults"]["correct"] >= 2
+    assert again.stdout == first.stdout and " 0 paid" in again.stderr
+    table = example("economy.py", *options)
+    assert "accepted / correct of 1 each:" in table.stdout
+    for wrong in (("-n", "51"), ("--only", "x")):
+        refused = example("economy.py", str(tmp_path), *wrong)
+        assert refused.returncode == 2 and wrong[1] in refused.stderr
 
 
 @long

@@ -48,7 +48,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where loop.py is
 
 import extract
 from local_model import model
-from more_cases import with_example
+from more_cases import no_echo, with_example
 
 from loop import (
     FIXES,
@@ -172,18 +172,18 @@ def keywords(number: int) -> list[str]:
 
 
 def keywords_judge(number: int) -> Hook:
-    """Return the judge of a sentence: it has the words."""
+    """Return the judge of a sentence: it has the words, and is not the question."""
     words = keywords(number)
 
     def sentence(text: str) -> str:
         missing = [it for it in words if not re.search(rf"(?i)\b{it}s?\b", text)]
         if missing:
             raise Reject(f"missing: {', '.join(missing)}", score=-len(missing))
-        if len(text.split()) > 40 or len(text.split()) < 6:
+        if not 6 <= len(text.split()) <= 40:
             raise Reject("expected one sentence of 6 to 40 words")
         return text
 
-    return sentence
+    return all_of(no_echo(FAMILIES["keywords"].ask(number), 30), sentence)
 
 
 def keywords_correct(number: int, text: str) -> bool:
@@ -521,7 +521,7 @@ def main() -> int:
     whole = {name: own for name, own in rows.items() if len(own) == len(FAMILIES)}
     told = figures({name: [*chain(*own.values())] for name, own in whole.items()})
     if options.json:
-        print(json.dumps(told))
+        print(json.dumps(json.loads(json.dumps(told), parse_constant=lambda _: None)))
         return status
     print(f"{MEANING}\n\n{table(told)}\n\naccepted / correct of {len(items)} each:")
     print(f"{'':9}" + "".join(f"{family:>12}" for family in FAMILIES))
