@@ -561,16 +561,13 @@ def effective(call: Any, changed: dict[str, Any]) -> dict[str, Any]:
 
 def drive(state: Run) -> Any:
     """Send the loop on; all hooks have answered, or are async, which is refused."""
-    flow = steps(state, Ask(state.task))
+    flow, value = steps(state, Ask(state.task)), None
     try:
-        hook, value = next(flow)
         while True:
+            hook, value = flow.send(value)
             if hasattr(value, "__await__"):
                 getattr(value, "close", int)()  # or Python warns that nobody awaited it
-                error = HookError(f"{name_of(hook)} is async: use arun")
-                hook, value = flow.throw(error)
-            else:
-                hook, value = flow.send(value)
+                flow.throw(HookError(f"{name_of(hook)} is async: use arun"))
     except StopIteration as end:
         return end.value
 
