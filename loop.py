@@ -385,8 +385,7 @@ class Run(State):
     def charged(self, came: Any) -> Sequence[str]:
         """Charge a reply or a fault; return the text to inspect, if there is one."""
         attempt, reply = self.attempt, Reply(came) if isinstance(came, str) else came
-        took = time.monotonic() - self.began - self.spent.seconds
-        attempt.seconds = round(took, 3)
+        attempt.seconds = round(time.monotonic() - self.began - self.spent.seconds, 3)
         if isinstance(came, Exception):
             self.fault = attempt.fault = came
             fault = came if isinstance(came, CallError) else CallError(str(came))
@@ -618,9 +617,8 @@ def run(
     for names in ([*map(name_of, fixes)], [*map(name_of, faults)]):
         if len(set(names)) < len(names):
             raise ValueError(f"two fix-ups are named {max(names, key=names.count)!r}")
-    own = getattr(call, "func", call)  # of a partial
-    own = own if hasattr(own, "__code__") else type(own).__call__
-    code = getattr(own, "__code__", None)
+    own: Any = getattr(call, "func", call)  # of a partial
+    code = getattr(own, "__code__", None) or getattr(own.__call__, "__code__", None)
     if code is not None and not code.co_flags & CO_VARKEYWORDS:
         raise TypeError(f"call {name_of(call)} takes no settings: add **settings")
     state = Run(task, judge, call, fixes, faults, filled(limits), watch=watch)
