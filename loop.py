@@ -1027,7 +1027,8 @@ FAULTS.extend([dialect, quota_gone, bad_request, told_to_wait, overloaded, no_an
 
 BODY_LIMIT = 32 * 2**20  # bytes; no reply is this long
 FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
-POOLS: dict[Any, Any] = {}  # of each event loop, what yields its idle clients
+IDLE = defaultdict[int, list[Any]](list)  # of each process, clients not in use
+POOLS: dict[Any, Any] = {}  # of each event loop, what yields those
 
 
 class chat:  # noqa: N801
@@ -1079,7 +1080,7 @@ class chat:  # noqa: N801
         with suppress(RuntimeError):
             if asyncio.get_running_loop():
                 raise HookError("chat would block the event loop: use achat, and arun")
-        idle, body, began = idle_clients(os.getpid()), bytearray(), time.monotonic()
+        idle, body, began = IDLE[os.getpid()], bytearray(), time.monotonic()
         client = self.client or taken(idle, "Client")
         try:
             with client.stream(**self.request(messages, changed)) as response:
@@ -1246,12 +1247,6 @@ def taken(idle: list[Any], kind: str) -> Any:
         return idle.pop()
     except IndexError:
         return client_maker(kind)()
-
-
-@lru_cache
-def idle_clients(_process: int) -> list[Any]:
-    """Return the clients of this process that have no request under way."""
-    return []
 
 
 async def pool() -> Any:

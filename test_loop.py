@@ -1690,9 +1690,8 @@ def test_chat_inside_a_running_event_loop_names_achat(served):
 
 
 def forget_client():
-    for client in loop.idle_clients(os.getpid()):
+    for client in loop.IDLE.pop(os.getpid(), ()):
         client.close()
-    loop.idle_clients.cache_clear()
 
 
 @pytest.mark.parametrize("proxy", ["HTTP_PROXY", "ALL_PROXY"])
@@ -1817,7 +1816,7 @@ def test_a_hundred_threads_may_call_at_once(slow):
     with ThreadPoolExecutor(100) as threads:
         runs = [threads.submit(loop.run, "n?", int, call=call) for _ in range(2000)]
         assert all(run.result().spent.calls == 1 for run in runs)
-    assert len(loop.idle_clients(os.getpid())) <= 100
+    assert len(loop.IDLE[os.getpid()]) <= 100
     forget_client()
 
 
