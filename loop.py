@@ -1315,15 +1315,12 @@ def screen(rows: int = 8) -> Generator[Hook, None, None]:
         lines = "\n".join([*above, *bottom])
         live.update(Text(lines, no_wrap=True, overflow="ellipsis"))
 
-    def gone(_signal: int, _frame: Any) -> None:
-        sys.exit(143)
-
     above, bottom = deque[str](maxlen=rows), deque[str](maxlen=1)
     console = Console(stderr=True)
     there = sys.stdout.isatty()  # elsewhere, what is printed would end up on stderr
     ours = getsignal(SIGTERM) is SIG_DFL and current_thread() is main_thread()
-    if ours:
-        signal(SIGTERM, gone)  # or the cursor would stay hidden
+    if ours:  # or the cursor would stay hidden
+        signal(SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
         with Live(console=console, transient=True, redirect_stdout=there) as live:
             yield view
