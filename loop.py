@@ -1352,7 +1352,8 @@ class Tape:
     def __init__(self, path: str | os.PathLike[str], replaying: bool = False):
         self.path, self.replaying, self.lock = os.path.abspath(path), replaying, Lock()
         self.names, self.missed = Counter[str](), list[str]()
-        self.ends: dict[str, dict[str, Any]] = {}  # the last event of replayed runs
+        self.last = {kind: dict[str, Any]() for kind in ("item", "start", "end")}
+        self.ends: dict[str, dict[str, Any]] = {}  # of the runs that are replayed
         self.places = defaultdict[tuple[str, str], list[int]](list)
         self.unanswered = 0  # requests in flight at a kill: they may have been billed
         self.unasked = 0  # replies that nobody asked for, so far
@@ -1360,18 +1361,17 @@ class Tape:
             how = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
             self.file = os.open(self.path, how, 0o600)
             finalize(self, os.close, self.file).atexit = False  # workers may live
-        faults = defaultdict[str, list[tuple[list[int], int]]](list)
+        for place, event in self.events(path) if replaying else ():
+            if event["event"] in self.last and not event["hook"]:
+                self.last[event["event"]][event["run"]] = event | {"place": place}
         for place, event in self.events(path):
-            kind, where = event["event"], (event["run"], event.get("key", ""))
+            kind, run = event["event"], event["run"]
             self.unanswered += (kind == "sent") - (kind in ("reply", "fault"))
             self.unasked += kind == "reply"
-            if kind == "reply" or (replaying and kind in ("fault", "sent")):
-                self.places[where].append(place)
-            if kind == "fault" and replaying:
-                faults[event["run"]].append((self.places[where], place))
-            elif kind == "start":  # once more: what failed before was not repeated
-                for places, fault in faults.pop(event["run"], ()):
-                    places.remove(fault)
+            kept = kind == "reply" or (replaying and kind in ("fault", "sent"))
+            begun = self.last["start"].get(run, {}).get("place", 0)
+            if kept and (kind != "fault" or place > begun):  # older: not repeated
+                self.places[run, event.get("key", "")].append(place)
 
     @staticmethod
     def events(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -1647,11 +1647,7 @@ def replay(tape: str | os.PathLike[str], task: Hook) -> list[dict[str, Any]]:
     if iscoroutinefunction(task):
         raise TypeError(f"task {name_of(task)} is async: give one that is not")
     kept = Tape(tape, replaying=True)
-    last = {kind: dict[str, Any]() for kind in ("item", "start", "end")}
-    for _, event in Tape.events(tape):
-        if event["event"] in last and not event["hook"]:
-            last[event["event"]][event["run"]] = event
-    (items, starts, ends), errors = last.values(), dict[str, str]()
+    (items, starts, ends), errors = kept.last.values(), dict[str, str]()
     for name, event in (items or starts).items():
         call = script()
         vars(call).update(settings=event["settings"], dialect={})
