@@ -1582,9 +1582,8 @@ class Batch:
         """Count a result, and show how far it is; every 10 seconds if by lines."""
         self.done, self.accepted = self.done + 1, self.accepted + result.accepted
         if self.done <= 20:
-            last = [str(a.fault or a.complaint) for a in result.attempts[-1:]]
-            bug = result.why if result.error else ""
-            self.ends.add("" if result else "".join(last) or bug)
+            last = result.why.partition("; at last: ")[2]
+            self.ends.add(result.why if result.error else last)
         if self.done == 20 and len(self.ends) == 1 and all(self.ends):
             cure = "the judge, the prompt or the endpoint is broken"
             told = f"{cure}: the first 20 items all ended in: {self.ends.pop()}"
