@@ -869,8 +869,7 @@ def mended(slip: re.Match[str]) -> str:
 def json_spans(text: str) -> tuple[str, ...]:
     """Return the whole objects and lists in a text, none from where one is left open:
     [{"a": 1}, {"a": 2  was cut off, and must not pass for {"a": 1} (N.E.K.O.#3134)."""
-    spans: list[str] = []
-    end = 0
+    spans, end = list[str](), 0
     while root := re.compile(r"[{[]").search(text, end):
         start, end, closing = root.start(), 0, list[str]()
         for token in JSONISH.finditer(text, start):
@@ -942,17 +941,15 @@ def escalate(call: Hook) -> Hook:
 def afresh(state: State, note: str = "", **settings: Any) -> Ask | None:
     """Return the move to ask the task with a note and a new seed; None once stuck, or
     where the model refused: it would again, and be paid (hermes-agent#43108)."""
-    messages, last = state.task, state.task[-1]
+    *before, last = state.task
     if note and isinstance(last.get("content"), list):  # of parts: texts, images ...
-        parts = [*last["content"], {"type": "text", "text": note}]
-        messages = [*messages[:-1], {**last, "content": parts}]
+        last = {**last, "content": [*last["content"], {"type": "text", "text": note}]}
     elif note:
-        text = f"{last.get('content') or ''}\n\n{note}"
-        messages = [*messages[:-1], {**last, "content": text}]
+        last = {**last, "content": f"{last.get('content') or ''}\n\n{note}"}
     # Seeds are counted, not drawn, so that a run that is repeated asks the same.
     seed = getattr(state.call, "settings", {}).get("seed") or 0
     vain = state.stuck or state.reply.finish == "refusal"
-    return None if vain else Ask(messages, seed=seed + state.judged, **settings)
+    return None if vain else Ask([*before, last], seed=seed + state.judged, **settings)
 
 
 def dialect(state: State) -> Ask | None:
