@@ -1516,9 +1516,7 @@ def each(
     batch.tape = tape if tape is None or hasattr(tape, "recall") else Tape(tape)
     try:
         with nullcontext() if watch else screen() as batch.shown:
-            for result in in_order(batch.jobs(items), workers):
-                batch.count(result)
-                yield result
+            yield from batch.results(items, workers)
         if batch.error:
             raise batch.error
     except KeyboardInterrupt:
@@ -1542,15 +1540,47 @@ class Batch:
         self.done, self.accepted, self.ends = 0, 0, set[str]()
         self.error: Exception | None = None  # that ends it all
 
-    def jobs(self, items: Iterable[Any]) -> Iterator[Callable[[], Result[Any]]]:
-        """Yield, for each item, the function that returns its result."""
+    def results(self, items: Iterable[Any], workers: int) -> Iterator[Result[Any]]:
+        """Yield the results, in order. So many threads make them, and are at most 16
+        times as many ahead of the slowest; not at all before 20 are done."""
+        from concurrent.futures import Future  # brings logging, which takes 6 ms
+
+        todo, window = SimpleQueue[Any](), deque[Future[Result[Any]]]()
+
+        def work() -> None:
+            for future, item, name in iter(todo.get, None):
+                if future.set_running_or_notify_cancel():
+                    try:
+                        future.set_result(self.result(item, name))
+                    except BaseException as error:  # noqa: BLE001
+                        future.set_exception(error)
+
+        try:
+            for _ in range(workers):
+                Thread(target=work, daemon=True).start()  # so that Ctrl-C need not wait
+            for item, name in self.named(items):
+                window.append(Future())
+                todo.put((window[-1], item, name))
+                most = workers * (16 if self.done >= 20 else 1)
+                while window and (len(window) >= most or window[0].done()):
+                    yield self.counted(window.popleft().result())
+            while window:
+                yield self.counted(window.popleft().result())
+        finally:
+            for future in window:
+                future.cancel()
+            for _ in range(workers):
+                todo.put(None)
+
+    def named(self, items: Iterable[Any]) -> Iterator[tuple[Any, str]]:
+        """Yield each item, and its name on the tape."""
         try:
             for item in items:
                 if self.error:
                     return
                 name = str(self.key(item)) if self.key else digest(item)
                 name = self.tape.named(name, item) if self.tape else name
-                yield partial(self.result, item, name)
+                yield item, name
         except Exception as error:  # noqa: BLE001
             self.error = error  # of the items; first, what was paid for is yielded
 
@@ -1575,8 +1605,8 @@ class Batch:
         state.batch = (self,)
         return drive(state)
 
-    def count(self, result: Result[Any]) -> None:
-        """Count a result, and show how far it is; every 10 seconds if by lines."""
+    def counted(self, result: Result[Any]) -> Result[Any]:
+        """Return a result, counted; show how far it is, every 10 s if by lines."""
         self.done, self.accepted = self.done + 1, self.accepted + result.accepted
         if self.done <= 20:
             last = result.why.partition("; at last: ")[2]
@@ -1588,6 +1618,7 @@ class Batch:
         if self.shown and (self.shown is not show or time.monotonic() > self.said + 10):
             self.said = time.monotonic()
             self.shown(self.status())
+        return result
 
     def status(self, *why: str) -> dict[str, Any]:
         """Return the event that says how far it is, and what the tape was worth."""
@@ -1598,40 +1629,6 @@ class Batch:
         if self.tape and self.tape.unanswered:
             told += f", {self.tape.unanswered} cut off at a kill and perhaps billed"
         return {"event": "progress", "hook": "", "why": "; ".join([told, *why])}
-
-
-def in_order(jobs: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
-    """Yield what these functions return, in order. So many threads call them, and are
-    at most 16 times as many ahead of the slowest; not at all before 20 are done."""
-    from concurrent.futures import Future  # brings logging, which takes 6 ms
-
-    todo, window, done = SimpleQueue[Any](), deque[Future[T]](), 0
-
-    def work() -> None:
-        for future, job in iter(todo.get, None):
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(job())
-                except BaseException as error:  # noqa: BLE001
-                    future.set_exception(error)
-
-    try:
-        for _ in range(workers):
-            Thread(target=work, daemon=True).start()  # so that Ctrl-C need not wait
-        for job in jobs:
-            window.append(Future())
-            todo.put((window[-1], job))
-            most = workers * (16 if done >= 20 else 1)
-            while window and (len(window) >= most or window[0].done()):
-                yield window.popleft().result()
-                done += 1
-        while window:
-            yield window.popleft().result()
-    finally:
-        for future in window:
-            future.cancel()
-        for _ in range(workers):
-            todo.put(None)
 
 
 def replay(tape: str | os.PathLike[str], task: Hook) -> list[dict[str, Any]]:
