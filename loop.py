@@ -365,9 +365,7 @@ class Run(State):
                 if limit is not None and not used < limit:  # not ">=": NaN ends it, too
                     return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
             if limits.cost is not None and getattr(call, "price", None) is None:
-                bug = ValueError(f"cost limit, {name_of(call)} has no price=(in, out)")
-                vars(bug).update(attempts=self.attempts)  # it is no judge's refusal
-                raise bug
+                raise HookError(f"cost limit, {name_of(call)} has no price=(in, out)")
         return ""
 
     def begin(self, move: Ask) -> Any:

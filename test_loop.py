@@ -727,7 +727,7 @@ def test_escalation_to_a_call_without_a_price_keeps_the_cost_limit(go):
     dear = lambda messages, **settings: "1"
     fix = lambda state: loop.Ask(state.task, call=dear)
     with pytest.raises(
-        ValueError, match="cost limit, <lambda> has no price="
+        loop.HookError, match="cost limit, <lambda> has no price="
     ) as caught:
         go("?", int, call=loop.script("x"), fixes=[fix], limits=loop.Limits(cost=1))
     assert caught.value.attempts[0].reply.text == "x"
@@ -738,7 +738,7 @@ def test_cost_limit_on_the_call_of_a_judge_without_a_price_is_no_refusal(go):
         yield loop.Ask("sure?", call=lambda messages, **settings: "yes")
 
     call = loop.script(*"123")
-    with pytest.raises(ValueError, match="cost limit, <lambda> has no price") as caught:
+    with pytest.raises(loop.HookError, match="<lambda> has no price") as caught:
         go("n?", judge, call=call, limits=loop.Limits(cost=1.0))
     assert len(caught.value.attempts) == 1
 
