@@ -1346,7 +1346,7 @@ class Tape:
 
     def __init__(self, path: str | os.PathLike[str], replaying: bool = False):
         self.path, self.replaying, self.lock = os.path.abspath(path), replaying, Lock()
-        self.names, self.missed = Counter[str](), list[str]()
+        self.names = Counter[str]()
         self.last = {kind: dict[str, Any]() for kind in ("item", "start", "end")}
         self.ends: dict[str, dict[str, Any]] = {}  # of the runs that are replayed
         self.places = defaultdict[tuple[str, str], list[int]](list)
@@ -1421,8 +1421,7 @@ class Tape:
         same = {len(os.path.commonprefix((asked, text))): text for text in texts}
         at, near = max(0, max(same) - 20), same[max(same)]
         told = f"asked {asked[at : at + 80]!r}, on the tape {near[at : at + 80]!r}"
-        self.missed.append(f"diverged: {told}")
-        raise CallError(self.missed[-1])
+        raise CallError(f"diverged: {told}")
 
     def write(self, event: dict[str, Any]) -> None:
         """Append an event, whole or not at all; OSError if the disk has no space."""

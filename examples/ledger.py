@@ -293,7 +293,6 @@ class Bench:
         first, call, events = self.items[name], loop.script(), list[Facts]()
         vars(call).update(settings=first["settings"])
         self.tape.names.clear()  # each trial is the first
-        self.tape.missed.clear()
         self.tape.write = events.append
         run = partial(loop.run, name=name, call=call, tape=self.tape)
         if first["event"] == "item":
@@ -304,7 +303,10 @@ class Bench:
             it |= {"accepted": result.accepted, "value": as_kept(result.value)}
         except Exception as raised:  # noqa: BLE001, as in `each`: it ends this item
             it["error"] = f"{type(raised).__name__}: {raised}"
-        it["known"] = not self.tape.missed  # no request was new, to a hook neither
+        whys = [event.get("why", "") for event in events if event["event"] == "end"]
+        it["known"] = not any(
+            why.startswith("diverged: ") for why in whys
+        )  # hooks' too
         if it["accepted"] and it["known"] and self.truth:
             it["correct"] = is_true(self.truth, first["item"], json.loads(it["value"]))
         self.fixes |= dict.fromkeys(fix for e in events for fix in e.get("fixes", ()))
