@@ -1155,10 +1155,12 @@ def test_json_that_was_whole_before_the_cut_is_taken():
     assert found == {"name": "Ada", "age": 36} and fixes == ["json_slips"]
 
 
+UNITS = ["[", '{"', "{'", "```", "<think>", "{a:", '[{"a":', "}", '"', "'", "\\"]
+UNITS += ["/* ", "//", "# ", "“", "\\'", " '", ", ", ",]", ": ", "aaaa"]
+
+
 def test_json_spans_take_time_linear_in_the_text():
-    units = ["[", '{"', "{'", "```", "<think>", "{a:", '[{"a":', "}", '"', "'", "\\"]
-    units += ["/* ", "//", "# ", "“", "\\'", " '", ", ", ",]", ": ", "aaaa"]
-    for unit in [*units, *(f'{{"a": 1 {unit}' for unit in units)]:
+    for unit in [*UNITS, *(f'{{"a": 1 {unit}' for unit in UNITS)]:
         began = time.perf_counter()
         text = f'{{"a": {unit * (200_000 // len(unit))}}}'
         assert repaired(loop.json_with(a=int), text)[0] is None
@@ -1222,8 +1224,8 @@ def test_any_text_ends_in_a_result_and_each_fix_up_returns_what_it_says(
 
 
 SLIPPY = """True None null // # /* ,} ,] ``` <think> </think> “ ” ' ', " ": \\ { } [ ] a:
-    [1] {"a":1}""".split()
-SLIPPY += ["\n", "\n```\n", "\n```\n[1]\n```\n", "\u2028", "\ud800"]
+    [1] {"a":1} }[1] ]{"a":1}""".split()
+SLIPPY += ["\n", "\n```\n", "\n```\nls\n```\n[1]\n```\n", "\u2028", "\ud800"]
 strings = some.lists(some.sampled_from(SLIPPY) | some.text(max_size=3), max_size=5)
 strings = strings.map("".join)
 floats = some.floats(allow_nan=False, allow_infinity=False)
@@ -1287,7 +1289,7 @@ def test_no_repair_changes_what_a_string_means(value, chance, before):
     assert json.dumps(found) == json.dumps(value), text
 
 
-@always(80)
+@always(120)
 @given(roots, chances, some.sampled_from(BEFORE))
 def test_nothing_is_accepted_whose_root_is_open(value, chance, before):
     text = with_slips(value, chance)
@@ -1657,9 +1659,10 @@ anything = some.recursive(
 
 
 def nearly(**fields):
-    """An object with some of these fields, as they should be; or anything."""
+    """An object with all or some of these fields, as they should be; or anything."""
     told = {name: anything if it is None else it for name, it in fields.items()}
-    return some.fixed_dictionaries({}, optional=told) | anything
+    part = some.fixed_dictionaries({}, optional=told)
+    return some.fixed_dictionaries(told) | part | anything
 
 
 said = nearly(
@@ -4481,6 +4484,21 @@ def test_a_thousand_runs_on_a_faulty_endpoint_end_well_or_say_why(way):
         thread.join(30)
     assert {*threading.enumerate()} <= before[0]
     assert len([*Path("/proc/self/fd").iterdir()]) <= before[1]
+
+
+@long
+@pytest.mark.parametrize(
+    "unit", [*UNITS, "`", "```\n", "</think>", "“”", "word ", " '["]
+)
+def test_ten_megabytes_of_anything_take_seconds(unit):
+    """As a reply, inside of JSON, and as the reasoning."""
+    text = unit * (10_000_000 // len(unit))
+    judge, once = loop.json_with(a=str), loop.Limits(tries=1)
+    for reply in (text, f'{{"a": {text}', loop.Reply("", reasoning=text)):
+        began = time.perf_counter()
+        assert not loop.run("?", judge, call=loop.script(reply), limits=once)
+        took = time.perf_counter() - began
+        assert took < 30, took  # 5 on a machine at rest; squares of this take days
 
 
 OPENAI = {  # what the client of those who made the interface makes of each fault
