@@ -1009,9 +1009,10 @@ def test_think_tags():
     assert repaired(loop.json_with(name=str), eve)[0]["name"] == "Ada"
     eve = f'<think>{{"name": "Eve"}}? {{</think>{PERSON}'
     assert repaired(loop.json_with(name=str), eve)[0]["name"] == "Ada"
-    note = (
-        '{"note": "close it with </think>"}'  # the tag in a string is text: probe#439
-    )
+
+
+def test_json_slips_where_a_tag_in_a_string_is_text():
+    note = '{"note": "close it with </think>"}'  # probe#439
     value, fixes = repaired(loop.json_with(note=str), f"Sure: {note}")
     assert value == json.loads(note) and fixes == ["json_slips"]
 
@@ -1122,7 +1123,7 @@ def test_nothing_is_taken_out_of_json_that_is_cut_off(text):
     assert repaired(loop.json_with(**PERSON_KEYS), text)[0] is None
 
 
-def test_no_cut_of_any_json_is_taken_for_the_whole():
+def test_json_slips_take_no_cut_of_any_json_for_the_whole():
     inner = {"name": "Ada", "age": 36, "said": 'a "b" {c}, [d] // e # f\n```\ng\n```\n'}
     whole = {
         "name": "Eve",
@@ -1148,7 +1149,7 @@ def test_no_cut_of_any_json_is_taken_for_the_whole():
             assert repaired(loop.json_with(**PERSON_KEYS), text[:n])[0] is None
 
 
-def test_json_that_was_whole_before_the_cut_is_taken():
+def test_json_slips_take_json_that_was_whole_before_the_cut():
     text = f'{PERSON}\n\nIn this example, the structure is:\n\n{{\n  "name": "The Nurse'
     cut = loop.Reply(text, finish="length")
     found, fixes = repaired(loop.json_with(**PERSON_KEYS), cut)
@@ -1282,7 +1283,7 @@ BEFORE = ["", "Sure, it's:\n", "```json\n", "Run\n```\nls\n```\n", "<think>hm</t
 
 @always(250)
 @given(roots, chances, some.sampled_from(BEFORE))
-def test_no_repair_changes_what_a_string_means(value, chance, before):
+def test_json_slips_change_no_meaning_of_a_string(value, chance, before):
     fence = "\n```\nBye." if before == "```json\n" else chance.choice(["", " Bye."])
     text = before + with_slips(value, chance) + fence
     found, _ = repaired(any_root, text)
@@ -1298,14 +1299,12 @@ def test_nothing_is_accepted_whose_root_is_open(value, chance, before):
         assert found is None, before + text[:end]
 
 
-def sent_after(replies, judge=int, **settings):
-    """The settings of each request after the first, with the default list."""
-    call = loop.script(*replies)
-    call.settings.update(settings)
-    loop.run("n?", judge, call=call, limits=loop.Limits(tries=len(replies)))
-    return [sent for _, sent in call.asked[1:]], [
-        m[0]["content"] for m, _ in call.asked[1:]
-    ]
+def sent_after(replies, fixes, **own):
+    """The settings of each request after the first, by these fix-ups and a reseed."""
+    call, limits = loop.script(*replies), loop.Limits(tries=len(replies))
+    call.settings.update(own)
+    loop.run("n?", int, call=call, fixes=[*fixes, reseed], limits=limits)
+    return [sent for _, sent in call.asked[1:]]
 
 
 def test_ask_afresh_then_ask_with_complaint(go):
@@ -1327,7 +1326,7 @@ def test_ask_afresh_then_ask_with_complaint(go):
     ]
 
 
-def test_re_ask_has_the_size_of_the_first_request():
+def test_ask_afresh_or_ask_with_complaint_has_the_size_of_the_first_request():
     limits = loop.Limits(tries=20)
     result = loop.run(
         "n?", int, call=loop.script(*map(chr, range(97, 117))), limits=limits
@@ -1336,7 +1335,7 @@ def test_re_ask_has_the_size_of_the_first_request():
     assert max(len(str(a.messages)) for a in result.attempts) < 200
 
 
-def test_note_goes_to_the_last_message_and_keeps_its_parts():
+def test_ask_with_complaint_keeps_the_parts_of_the_last_message():
     image = {"type": "image_url", "image_url": {"url": "data:,"}}
     ask = [
         {"role": "system", "content": "s"},
@@ -1349,7 +1348,7 @@ def test_note_goes_to_the_last_message_and_keeps_its_parts():
     assert user["content"][2]["text"].startswith("An earlier answer was refused")
 
 
-def test_note_goes_below_a_message_without_content():
+def test_ask_with_complaint_goes_below_a_message_without_content():
     ask = [{"role": "user", "content": None}]
     call = loop.script("a", "b", "1")
     assert loop.run(ask, int, call=call)
@@ -1378,25 +1377,34 @@ def test_refusal_is_not_asked_again_but_may_be_escalated(go):
 
 def test_cut_by_length():
     cut = loop.Reply('{"name": "Ad', finish="length")
+    sent = partial(sent_after, fixes=[loop.cut_by_length])
     for name in ("max_tokens", "max_completion_tokens"):
-        settings, _ = sent_after([cut, cut, "1"], **{name: 64})
-        assert settings == [{name: 128}, {name: 128, "seed": 2}]  # once
+        asked = sent([cut, cut, "1"], **{name: 64})
+        assert asked == [{name: 128}, {name: 128, "seed": 2}]  # once
     unflagged = loop.Reply("12 and", finish="stop", output_tokens=64)  # vllm#24184
-    assert sent_after([unflagged, "1"], max_tokens=64)[0] == [{"max_tokens": 128}]
-    assert sent_after([cut, "1"])[0] == [{"seed": 1}]  # the limit is not ours
-    assert sent_after([cut, "1"], max_tokens="64")[0] == [{"seed": 1}]
+    assert sent([unflagged, "1"], max_tokens=64) == [{"max_tokens": 128}]
+    assert sent([cut, "1"]) == [{"seed": 1}]  # the limit is not ours
+    assert sent([cut, "1"], max_tokens="64") == [{"seed": 1}]
     whole = loop.Reply('{"a": 1} and more', finish="length")  # the cut did no harm
-    assert sent_after([whole, "1"], max_tokens=64)[0] == [{"seed": 1}]
+    assert sent([whole, "1"], max_tokens=64) == [{"seed": 1}]
+
+
+def test_cut_by_length_in_its_thoughts_is_allowed_four_times_as_many():
     for text in ("", "<think>Well, "):  # litellm-docs#559
         thought = loop.Reply(text, finish="length", reasoning="Well, ")
-        asked = sent_after([thought, thought, "1"], max_tokens=200)[0]
+        fixes = [loop.think_tags, loop.cut_by_length, loop.empty_reply]
+        asked = sent_after([thought, thought, "1"], fixes=fixes, max_tokens=200)
         assert asked == [{"max_tokens": 800}, {"max_tokens": 800, "seed": 2}]
+    order = [loop.FIXES.index(it) for it in (loop.cut_by_length, loop.empty_reply)]
+    assert order == sorted(order)  # or the same limit is asked for again
 
 
 def test_empty_reply():
     for empty in ("", " \n"):
-        settings, asks = sent_after(["x", empty, "1"])
-        assert asks == ["n?", "n?"] and settings == [{"seed": 1}, {"seed": 2}]
+        result = loop.run("n?", int, call=loop.script(empty, "1"))
+        assert result.value == 1 and result.attempts[0].fixes == ["empty_reply"]
+        assert result.attempts[1].messages == result.attempts[0].messages
+        assert result.attempts[1].settings == {"seed": 1}
 
 
 def test_re_asks_fall_silent_once_stuck_and_the_ladder_below_speaks(go):
@@ -2935,10 +2943,10 @@ def test_drop_response_format_after_the_same_500_twice(parts, served):
 
 def test_drop_response_format_waits_where_the_500_differs_or_it_is_gone(parts, go):
     faults = [parts.drop_response_format, loop.told_to_wait]
-    for settings, words in (({"response_format": {}}, "ab"), ({}, "aaaa")):
+    for own, words in (({"response_format": {}}, "ab"), ({}, "aaaa")):
         errors = [loop.CallError(word, status=500, wait=0.001) for word in words]
         call = loop.script(*errors, "7")
-        call.settings.update(settings)
+        call.settings.update(own)
         result = go("n?", int, call=call, faults=faults)
         assert all(it.fixes == ["told_to_wait"] for it in result.attempts[:-1])
         assert result.value == 7
