@@ -47,6 +47,7 @@ Each section uses only those above it: cut the file at any heading, and the rest
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -1251,6 +1252,13 @@ def taken(idle: list[Any], kind: str) -> Any:
         return idle.pop()
     except IndexError:
         return client_maker(kind)()
+
+
+@atexit.register
+def close_idle() -> None:
+    """Close the idle clients of this process, or Python warns of their sockets."""
+    for client in IDLE.pop(os.getpid(), ()):
+        client.close()
 
 
 async def pool() -> Any:

@@ -1800,7 +1800,7 @@ def test_chat_reads_a_body_with_a_byte_order_mark_and_leading_space(served):
         ({"Retry_After_ms": "1500", "Retry_After": "9"}, 1.5, 1.5),
         ({"Retry_After": "2.5"}, 2.5, 2.5),
         ({"Retry_After_ms": "junk", "Retry_After": "3"}, 3, 3),
-        ({"Retry_After": formatdate(time.time() + 3600, usegmt=True)}, 3500, 3600),
+        ({"Retry_After": formatdate(time.time() + 3600, usegmt=True)}, 60, 3600),
         *[
             ({"Retry_After": x}, None, None)
             for x in ("0", "-1", "nan", "inf", "1e300", "soon", "")
@@ -1967,21 +1967,16 @@ def test_chat_inside_a_running_event_loop_names_achat(served):
     assert served.seen == []
 
 
-def forget_client():
-    for client in loop.IDLE.pop(os.getpid(), ()):
-        client.close()
-
-
 @pytest.mark.parametrize("proxy", ["HTTP_PROXY", "ALL_PROXY"])
 def test_no_proxy_comes_between_us_and_this_machine(served, monkeypatch, proxy):
     monkeypatch.setenv(proxy, "http://127.0.0.1:1")
-    forget_client()
+    loop.close_idle()
     served.will("x")
     assert loop.chat(base_url=served.url)([]).text == "x"
     served.will("y")
     call = loop.achat(base_url=served.url)
     assert asyncio.run(loop.arun("?", str, call=call)).value == "y"
-    forget_client()
+    loop.close_idle()
 
 
 def test_a_cancelled_call_does_not_close_a_client_of_yours(slow):
@@ -2007,6 +2002,15 @@ def test_calls_one_after_the_other_use_one_connection(served):
         served.will("x")
         assert loop.chat(base_url=served.url)([]).text == "x"
     assert len(served.ports) == 1  # one connection for all
+
+
+def test_nothing_is_left_open_at_exit(served):
+    code = f"import loop; print(loop.chat('m', {served.url!r})([]).text)"
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
+    served.will("7")
+    own = {"text": True, "capture_output": True, "cwd": Path(loop.__file__).parent}
+    done = subprocess.run(command, check=False, **own)
+    assert (done.stdout, done.stderr) == ("7\n", "")
 
 
 def test_achat_shares_a_client_within_a_loop_and_closes_it_with_the_loop(served):
@@ -2089,13 +2093,13 @@ def test_after_cancelled_calls_every_further_one_works(slow):
 
 def test_a_hundred_threads_may_call_at_once(slow):
     """Of a client that all threads shared, 4 in 8,000 calls failed: Bad file descriptor."""
-    forget_client()
+    loop.close_idle()
     call = loop.chat("m", slow)
     with ThreadPoolExecutor(100) as threads:
         runs = [threads.submit(loop.run, "n?", int, call=call) for _ in range(2000)]
         assert all(run.result().spent.calls == 1 for run in runs)
     assert len(loop.IDLE[os.getpid()]) <= 100
-    forget_client()
+    loop.close_idle()
 
 
 KEY = "sk-canary-0123456789"
@@ -4459,7 +4463,7 @@ def test_a_thousand_runs_on_a_faulty_endpoint_end_well_or_say_why(way):
     ]
     asks = [f"{kind} {n}" for n, kind in enumerate(items)]
     judge, limits = loop.json_with(n=int), loop.Limits(faults=6)
-    forget_client()
+    loop.close_idle()
     before = {*threading.enumerate()}, len([*Path("/proc/self/fd").iterdir()])
     with Till(answer) as till:
         if way == "tasks":
@@ -4488,7 +4492,7 @@ def test_a_thousand_runs_on_a_faulty_endpoint_end_well_or_say_why(way):
         assert result.value is None if why != "accepted" else result.value["n"] == 12
     assert asked == sum(result.spent.calls for result in results)
     assert sum(result.spent.faults for result in results) > 200
-    forget_client()
+    loop.close_idle()
     for thread in {*threading.enumerate()} - before[0]:  # it has been told to end
         thread.join(30)
     assert {*threading.enumerate()} <= before[0]
