@@ -59,6 +59,7 @@ from loop import (
     Result,
     Spent,
     State,
+    afresh,
     all_of,
     cut_by_length,
     each,
@@ -314,6 +315,7 @@ def strategies(family: Family) -> dict[str, Hook]:
     lists = {
         "defaults": FIXES,
         "example": [*REPAIRS, empty_reply, cut_by_length, example],
+        "lean": [*REPAIRS, fresh],
         "again": [same_again],
         "history": [history],
         "repaired": [*REPAIRS, history],
@@ -325,12 +327,19 @@ def strategies(family: Family) -> dict[str, Hook]:
 
 MEANING = """\
 defaults  loop.py as it is: repairs, then afresh, then with the complaint as a note
+lean      its repairs; then afresh, each time, and no more tokens after a cut
 example   its repairs; then afresh with a worked example
 first     its defaults, with the worked example from the first call on
 again     the same prompt again, with another seed; no repairs (tenacity's way)
 history   the reply and the error appended; no repairs (instructor's way)
 repaired  loop.py's repairs; then the reply and the error appended
 library   the library instructor, by JSON schema (its own calls and re-asks)"""
+
+
+def fresh(state: State) -> Ask | None:
+    """Ask the task again, with another seed: what the tape of the half to tune on told
+    of this model, which rambles when it is cut off, and parrots a complaint."""
+    return afresh(state)
 
 
 def same_again(state: State) -> Ask:
