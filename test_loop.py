@@ -2705,7 +2705,7 @@ def code_lines():
 
 def test_budgets_hold():
     lines = SOURCE.splitlines()
-    assert len(lines) <= 1700 and len(code_lines()) <= 1195
+    assert len(lines) <= 1684 and len(code_lines()) <= 1178
     assert max(map(len, lines)) <= 88
     for node in functions():
         most = 60 if node.name == "steps" else 40
@@ -4501,7 +4501,7 @@ def test_a_thousand_runs_on_a_faulty_endpoint_end_well_or_say_why(way):
 
 @long
 @pytest.mark.parametrize(
-    "unit", [*UNITS, "`", "```\n", "</think>", "“”", "word ", " '["]
+    "unit", [*UNITS, "`", "```\n", "</think>", "“”", "word ", " '[", "[]", '{"a": 1},']
 )
 def test_ten_megabytes_of_anything_take_seconds(unit):
     """As a reply, inside of JSON, and as the reasoning."""
