@@ -3236,6 +3236,11 @@ def test_economy_code_that_does_harm_by_accident_is_ended(economy):
     assert economy.ran("1/0") == "ZeroDivisionError: division by zero"
 
 
+def test_economy_code_that_no_parser_takes_is_refused(economy):
+    for text in ("-" * 7000, "not " * 3500 + "x", "(" * 300, "\0", "\ud800"):
+        assert not economy.judged(economy.FAMILIES["code"], 0, text)
+
+
 def test_economy_figures_are_of_what_was_measured(economy):
     cheap, dear = (True, True, 1, 100), (True, False, 3, 300)
     rows = {"defaults": [cheap] * 30 + [dear] * 10, "again": [dear, cheap] * 20}
@@ -3250,6 +3255,30 @@ def test_economy_figures_are_of_what_was_measured(economy):
     none = economy.figures({"again": [(False, False, 8, 800)] * 3})
     assert none["again"]["tokens_per_correct"] == [math.inf] * 3
     assert "0.50" in economy.table(told) and "inf" in economy.table(none)
+
+
+def test_economy_figures_of_few_correct_results_are_in_order(economy):
+    """Where a draw has no correct result of either, there is no ratio: NaN."""
+    rows = [
+        [(True, n < correct, 8, tokens) for n in range(15)]
+        for correct, tokens in ((1, 100), (2, 50), (1, 70))
+    ]
+    told = economy.figures(dict(zip(("lean", "again", "library"), rows, strict=True)))
+    assert [*told["lean"]][-2:] == ["of_again", "of_library"]
+    ratio, low, high = told["lean"]["of_again"]
+    assert ratio == 4.0 and low < ratio and not high < ratio
+
+
+def test_economy_refuses_dead_endpoints_and_bad_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    done = example("economy.py", str(tmp_path), "--only", "again")
+    assert done.returncode == 3 and "check base_url" in done.stderr
+    (tmp_path / "file").touch()
+    done = example("economy.py", str(tmp_path / "file"))
+    assert done.returncode == 2 and "usage: " in done.stderr
+    monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
+    done = example("economy.py", str(tmp_path))
+    assert done.returncode == 2 and "no endpoint in 'nowhere'" in done.stderr
 
 
 EVIL = "\x1b[31mred\x1b[0m [/red][bold] \u202egnp \x07\u2028 \ud800 <script>x</script>"

@@ -55,6 +55,7 @@ from loop import (
     REPAIRS,
     Ask,
     Hook,
+    Limits,
     Reject,
     Result,
     Spent,
@@ -207,9 +208,11 @@ def code_judge(number: int, shown: int = 1) -> Hook:
     _, tests = coded(number)
 
     def code(text: str) -> str:
-        names = [
-            it.name for it in ast.parse(text).body if isinstance(it, ast.FunctionDef)
-        ]
+        try:
+            body = ast.parse(text).body
+        except MemoryError:  # of thousands of dashes, say: that is no bug of ours
+            raise Reject("there is no function") from None
+        names = [it.name for it in body if isinstance(it, ast.FunctionDef)]
         if not names:
             raise Reject("there is no function")
         for arguments, expected in tests[:shown]:
@@ -333,7 +336,7 @@ first     its defaults, with the worked example from the first call on
 again     the same prompt again, with another seed; no repairs (tenacity's way)
 history   the reply and the error appended; no repairs (instructor's way)
 repaired  loop.py's repairs; then the reply and the error appended
-library   the library instructor, by JSON schema (its own calls and re-asks)"""
+library   the library instructor, by JSON schema (its own re-asks; a cut ends it)"""
 
 
 def fresh(state: State) -> Ask | None:
@@ -359,7 +362,8 @@ def by_loop(
     family: Family, fixes: list[Hook], told: str, item: int, run: Hook
 ) -> Result[Any]:
     """Return the result of an item by a list of fix-ups; told: to add to the prompt."""
-    return run(family.ask(item) + told, family.judge(item), fixes=fixes)
+    ask, limits = family.ask(item) + told, Limits(tries=TRIES)
+    return run(ask, family.judge(item), fixes=fixes, limits=limits)
 
 
 def by_library(family: Family, item: int, run: Hook) -> Result[Any]:
@@ -385,9 +389,10 @@ def by_library(family: Family, item: int, run: Hook) -> Result[Any]:
     def create(messages: Any, **settings: Any) -> ChatCompletion:
         call = model(temperature=0.7, max_tokens=family.most, **settings)
         made.append(run([*messages], str, call=call, fixes=()))
-        reply = made[-1].attempts[-1].reply
-        message = {"role": "assistant", "content": reply.text}
-        choice = {"index": 0, "message": message, "finish_reason": reply.finish}
+        message = {"role": "assistant", "content": made[-1].unwrap()}
+        cut = made[-1].attempts[-1].reply.finish == "length"
+        choice = {"index": 0, "message": message}
+        choice["finish_reason"] = "length" if cut else "stop"  # it takes no "unknown"
         facts = {"id": "", "created": 0, "model": "", "object": "chat.completion"}
         return ChatCompletion.model_validate({**facts, "choices": [choice]})
 
@@ -403,7 +408,8 @@ def by_library(family: Family, item: int, run: Hook) -> Result[Any]:
         answer = client(messages=messages, response_model=shape, max_retries=TRIES - 1)
         result = value_of(answer)
     except InstructorError as error:
-        result = Result(None, False, type(error).__name__, None, [], Spent())
+        why = f"{type(error).__name__}: {error}"
+        result = Result(None, False, why, None, [], Spent())
     result.attempts = [attempt for one in made for attempt in one.attempts]
     result.spent = Spent(
         calls=sum(one.spent.calls for one in made),
@@ -437,7 +443,8 @@ def measured(strategy: str, name: str, items: list[int], tapes: Path) -> list[Ro
         if result.error:
             raise result.error
         if not any(attempt.reply for attempt in result.attempts):
-            raise SystemExit(f"no reply came: {result}")
+            print(f"no reply came: {result}", file=sys.stderr)
+            raise SystemExit(3)
         right = bool(result) and family.correct(item, result.value)
         rows.append((bool(result), right, result.spent.calls, result.spent.tokens))
     return rows
@@ -458,7 +465,8 @@ def compared(own: list[Row], others: list[Row], at: Sequence[int]) -> float:
 def interval(figure: Callable[[Sequence[int]], float], size: int) -> list[float]:
     """Return a figure of all items, and its 95 % bootstrap interval."""
     chance, everything = random.Random(1), range(size)
-    drawn = sorted(figure(chance.choices(everything, k=size)) for _ in range(2000))
+    drawn = [figure(chance.choices(everything, k=size)) for _ in range(2000)]
+    drawn.sort(key=lambda it: (math.isnan(it), it))  # NaN is in no order
     return [figure(everything), drawn[50], drawn[1949]]
 
 
@@ -471,9 +479,10 @@ def figures(rows: dict[str, list[Row]]) -> dict[str, dict[str, Any]]:
         it["calls_per_item"] = calls / len(own)
         it["tokens_per_accepted"] = tokens / accepted if accepted else math.inf
         it["tokens_per_correct"] = interval(partial(per_correct, own), len(own))
-        for other in {"again", "library"} & rows.keys() - {name}:
-            ratio = partial(compared, own, rows[other])
-            it[f"of_{other}"] = interval(ratio, len(own))
+        for other in ("again", "library"):
+            if other in rows and other != name:
+                ratio = partial(compared, own, rows[other])
+                it[f"of_{other}"] = interval(ratio, len(own))
     return told
 
 
@@ -517,7 +526,11 @@ def main() -> int:
     if wrong := set(names) - set(everything):
         parser.error(f"{', '.join(wrong)}: the strategies are {', '.join(everything)}")
     folder = options.tapes / options.half
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        model()
+    except (OSError, ValueError) as error:  # of the folder, of OPENAI_BASE_URL, a key
+        parser.error(str(error))
     held = options.half == "held"
     items = [n for n in range(100) if (n // 10 % 2 == 1) == held][: options.n]
     rows = {name: dict[str, list[Row]]() for name in names}
