@@ -905,7 +905,10 @@ def answer_in_reasoning(state: State) -> Use | None:
 def cut_by_length(state: State) -> Ask | None:
     """The reply was cut off at max_tokens, whatever its flag says (vis#162,
     vllm#24184), and no JSON in it is whole: allow twice as many, once; four times where
-    thinking took them all (199 of 200 in litellm-docs#559)."""
+    thinking took them all (199 of 200 in litellm-docs#559). Endless spaces are no case
+    of this: the same seed would bring more of them (llama-cpp-agent#12)."""
+    if state.reply.text.isspace():
+        return None
     for name in ("max_tokens", "max_completion_tokens"):
         most, used = dig(int, state.settings, name), state.reply.output_tokens
         cut = state.reply.finish == "length" or (used and most and used >= most)

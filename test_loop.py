@@ -1405,6 +1405,9 @@ def test_empty_reply():
         assert result.value == 1 and result.attempts[0].fixes == ["empty_reply"]
         assert result.attempts[1].messages == result.attempts[0].messages
         assert result.attempts[1].settings == {"seed": 1}
+    spaces = loop.Reply("\n" * 400, finish="length")  # more of them would be no help
+    asked = sent_after([spaces, "1"], fixes=loop.FIXES, max_tokens=64)
+    assert asked == [{"seed": 1}]
 
 
 def test_re_asks_fall_silent_once_stuck_and_the_ladder_below_speaks(go):
@@ -2847,6 +2850,8 @@ def warmth_after(parts, reply, temperature):
         ("I cannot say that it is positive.", None),
         ("neither positive", None),
         ("non-positive", None),
+        ("It is far from positive.", None),
+        ("It is barely positive.", None),
         ("The battery died.", None),
         ("positively", None),
     ],
@@ -3054,7 +3059,7 @@ def test_prompt_truncated_stops(parts, go):
 def test_prompt_truncated_gives_no_false_alarm(parts):
     fixes = [parts.prompt_truncated, loop.ask_afresh]
     words, image = "word " * 3_000, [{"type": "image_url", "image_url": "x" * 90_000}]
-    for ask, read in ((words, 4096), (words, 1500), (image, 1105), (words, None)):
+    for ask, read in ((words, 4096), (words, 1500), (image, 2048), (words, None)):
         call = loop.script(loop.Reply("x", input_tokens=read), "1")
         task = [{"role": "user", "content": ask}]
         assert loop.run(task, int, call=call, fixes=fixes).value == 1

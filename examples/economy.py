@@ -317,7 +317,7 @@ def strategies(family: Family) -> dict[str, Hook]:
     told = f"\n\nAn example of a right answer:\n{family.example}"
     lists = {
         "defaults": FIXES,
-        "example": [*REPAIRS, empty_reply, cut_by_length, example],
+        "example": [*REPAIRS, cut_by_length, empty_reply, example],
         "lean": [*REPAIRS, fresh],
         "again": [same_again],
         "history": [history],
