@@ -616,7 +616,7 @@ def run(
     for names in ([*map(name_of, fixes)], [*map(name_of, faults)]):
         if len(set(names)) < len(names):
             raise ValueError(f"two fix-ups are named {max(names, key=names.count)!r}")
-    own: Any = getattr(call, "func", call)  # of a partial
+    own: Any = getattr(call, "func", None) or call  # of a partial
     code = getattr(own, "__code__", None) or getattr(own.__call__, "__code__", None)
     if code is not None and not code.co_flags & CO_VARKEYWORDS:
         raise TypeError(f"call {name_of(call)} takes no settings: add **settings")

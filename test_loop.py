@@ -748,6 +748,8 @@ def test_cost_limit_on_the_call_of_a_judge_without_a_price_is_no_refusal(go):
 
 def test_callable_objects_serve_as_calls(go):
     class Open:
+        func = None  # not as a partial has it
+
         def __call__(self, messages, **settings):
             return "1"
 

@@ -24,10 +24,11 @@ item, on a small real model (see local_model.py; or set OPENAI_BASE_URL). Each s
 gets the same items and judges. You see what was accepted, what of it is correct, and
 what a correct one costs, in tokens read and written, one as dear as the other: where
 the written ones cost more, "history" and "library", which read much, do better than
-here. All is on tapes in the folder TAPES: stop it, start it, and nothing is asked twice.
-The judge of the family "code" runs what the model wrote, for a second, with little
-memory: that limits accidents, no attackers. Exit status: 0; 2 for a wrong argument; 3 if
-no reply came; 130 after Ctrl-C, with the figures of the strategies that are done.
+here. All is on tapes in the folder TAPES: stop it, start it, and nothing is asked
+twice. The judge of the family "code" runs what the model wrote, for a second, with
+little memory: that limits accidents, no attackers. Exit status: 0; 2 for a wrong
+argument; 3 if no reply came; 130 after Ctrl-C, with the figures of the strategies that
+are done.
 """
 
 import argparse
