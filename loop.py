@@ -904,15 +904,13 @@ def answer_in_reasoning(state: State) -> Use | None:
 
 def cut_by_length(state: State) -> Ask | None:
     """The reply was cut off at max_tokens, whatever its flag says (vis#162,
-    vllm#24184), and no JSON in it is whole: allow twice as many, once; four times where
-    thinking took them all (199 of 200 in litellm-docs#559). Endless spaces are no case
-    of this: the same seed would bring more of them (llama-cpp-agent#12)."""
-    if state.reply.text.isspace():
-        return None
+    vllm#24184), no JSON in it is whole, and it is more than spaces: allow twice as
+    many, once; four times where thinking took them all (litellm-docs#559)."""
     for name in ("max_tokens", "max_completion_tokens"):
         most, used = dig(int, state.settings, name), state.reply.output_tokens
         cut = state.reply.finish == "length" or (used and most and used >= most)
-        if cut and most and name not in state.changed and not json_spans(state.text):
+        vain = name in state.changed or state.reply.text.isspace()
+        if cut and most and not vain and not json_spans(state.text):
             more = 2 if state.text.strip() else 4
             return Ask(state.messages, **{name: more * most})
     return None

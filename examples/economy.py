@@ -22,13 +22,11 @@
 Five families of tasks whose answers are known, 100 items each in two halves, 8 tries an
 item, on a small real model (see local_model.py; or set OPENAI_BASE_URL). Each strategy
 gets the same items and judges. You see what was accepted, what of it is correct, and
-what a correct one costs, in tokens read and written, one as dear as the other: where
-the written ones cost more, "history" and "library", which read much, do better than
-here. All is on tapes in the folder TAPES: stop it, start it, and nothing is asked
+what a correct one costs in tokens; --weight 8 counts one that is written as 8 that are
+read. All is on tapes in the folder TAPES: stop it, start it, and nothing is asked
 twice. The judge of the family "code" runs what the model wrote, for a second, with
 little memory: that limits accidents, no attackers. Exit status: 0; 2 for a wrong
-argument; 3 if no reply came; 130 after Ctrl-C, with the figures of the strategies that
-are done.
+argument; 3 if no reply came; 130 after Ctrl-C, with the figures of what is done.
 """
 
 import argparse
@@ -429,11 +427,14 @@ def judged(family: Family, item: int, text: str) -> Result[Any]:
 
 # The figures --------------------------------------------------------------------------
 
-Row = tuple[bool, bool, int, int]  # accepted, correct, calls, tokens of an item
+Row = tuple[bool, bool, int, float]  # accepted, correct, calls, tokens of an item
 
 
-def measured(strategy: str, name: str, items: list[int], tapes: Path) -> list[Row]:
-    """Return what a strategy made of some items of a family."""
+def measured(
+    strategy: str, name: str, items: list[int], tapes: Path, weight: float
+) -> list[Row]:
+    """Return what a strategy made of some items of a family; a written token counts
+    for so many."""
     family, rows = FAMILIES[name], list[Row]()
     call = model(temperature=0.7, max_tokens=family.most, seed=1)
     tape = tapes / f"{strategy}-{name}.jsonl"
@@ -449,7 +450,10 @@ def measured(strategy: str, name: str, items: list[int], tapes: Path) -> list[Ro
             print(f"no reply came: {result}", file=sys.stderr)
             raise SystemExit(3)
         right = bool(result) and family.correct(item, result.value)
-        rows.append((bool(result), right, result.spent.calls, result.spent.tokens))
+        replies = (attempt.reply for attempt in result.attempts if attempt.reply)
+        written = sum(reply.output_tokens or 0 for reply in replies)
+        tokens = result.spent.tokens + (weight - 1) * written
+        rows.append((bool(result), right, result.spent.calls, tokens))
     return rows
 
 
@@ -509,6 +513,12 @@ HEAD = """\
 """
 
 
+def in_short(rows: list[Row]) -> str:
+    """Return what was accepted, and correct, and the tokens for each of these."""
+    accepted, correct = (sum(row[n] for row in rows) for n in (0, 1))
+    return f"{accepted} / {correct} {per_correct(rows, range(len(rows))):6.0f}"
+
+
 def main() -> int:
     """Measure, and tell."""
     parser = argparse.ArgumentParser(
@@ -519,6 +529,9 @@ def main() -> int:
         "-n", type=int, default=50, help="items a family, up to 50 (50)"
     )
     parser.add_argument("--half", choices=("tune", "held"), default="tune")
+    parser.add_argument(
+        "--weight", type=float, default=1, help="of a token that is written (1)"
+    )
     parser.add_argument("--only", nargs="+", metavar="STRATEGY", help="some of them")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
     options = parser.parse_args()
@@ -541,7 +554,9 @@ def main() -> int:
     try:
         for name in names:
             for family in FAMILIES:
-                rows[name][family] = measured(name, family, items, folder)
+                rows[name][family] = measured(
+                    name, family, items, folder, options.weight
+                )
     except KeyboardInterrupt:
         status = 130
     whole = {name: own for name, own in rows.items() if len(own) == len(FAMILIES)}
@@ -549,11 +564,11 @@ def main() -> int:
     if options.json:
         print(json.dumps(json.loads(json.dumps(told), parse_constant=lambda _: None)))
         return status
-    print(f"{MEANING}\n\n{table(told)}\n\naccepted / correct of {len(items)} each:")
-    print(f"{'':9}" + "".join(f"{family:>12}" for family in FAMILIES))
+    print(f"{MEANING}\n\n{table(told)}\n")
+    print(f"accepted / correct of {len(items)} each, tokens per correct:")
+    print(f"{'':9}" + "".join(f"{family:>16}" for family in FAMILIES))
     for name, own in whole.items():
-        sums = [(sum(r[0] for r in it), sum(r[1] for r in it)) for it in own.values()]
-        print(f"{name:9}" + "".join(f"{f'{a} / {c}':>12}" for a, c in sums))
+        print(f"{name:9}" + "".join(f"{in_short(it):>16}" for it in own.values()))
     return status
 
 
