@@ -315,7 +315,6 @@ FAMILIES = {
 def strategies(family: Family) -> dict[str, Hook]:
     """Return the task, as `each` takes it, of each strategy."""
     example = with_example(family.example)
-    told = f"\n\nAn example of a right answer:\n{family.example}"
     lists = {
         "defaults": FIXES,
         "example": [*REPAIRS, cut_by_length, empty_reply, example],
@@ -324,8 +323,7 @@ def strategies(family: Family) -> dict[str, Hook]:
         "history": [history],
         "repaired": [*REPAIRS, history],
     }
-    tasks = {name: partial(by_loop, family, fixes, "") for name, fixes in lists.items()}
-    tasks["first"] = partial(by_loop, family, FIXES, told)
+    tasks = {name: partial(by_loop, family, fixes) for name, fixes in lists.items()}
     return tasks | {"library": partial(by_library, family)}
 
 
@@ -333,7 +331,6 @@ MEANING = """\
 defaults  loop.py as it is: repairs, then afresh, then with the complaint as a note
 lean      its repairs; then afresh, each time, and no more tokens after a cut
 example   its repairs; then afresh with a worked example
-first     its defaults, with the worked example from the first call on
 again     the same prompt again, with another seed; no repairs (tenacity's way)
 history   the reply and the error appended; no repairs (instructor's way)
 repaired  loop.py's repairs; then the reply and the error appended
@@ -359,12 +356,10 @@ def history(state: State) -> Ask:
     return Ask(messages, seed=state.settings["seed"] + 1)
 
 
-def by_loop(
-    family: Family, fixes: list[Hook], told: str, item: int, run: Hook
-) -> Result[Any]:
-    """Return the result of an item by a list of fix-ups; told: to add to the prompt."""
-    ask, limits = family.ask(item) + told, Limits(tries=TRIES)
-    return run(ask, family.judge(item), fixes=fixes, limits=limits)
+def by_loop(family: Family, fixes: list[Hook], item: int, run: Hook) -> Result[Any]:
+    """Return the result of an item by a list of fix-ups."""
+    limits = Limits(tries=TRIES)
+    return run(family.ask(item), family.judge(item), fixes=fixes, limits=limits)
 
 
 def by_library(family: Family, item: int, run: Hook) -> Result[Any]:

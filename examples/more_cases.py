@@ -209,7 +209,8 @@ def repetition_loop(state: State) -> Ask | None:
 def with_example(text: str) -> Hook:
     """Return a fix-up: ask the task again with a worked example of a right answer. Its
     place is that of ask_afresh and ask_with_complaint, which it would leave nothing to
-    say. SmolLM2 was right in 27 of 44 tasks with it, in 24 without."""
+    say. Measure it: SmolLM2 copies it, and was right in 64 of the 250 tasks of
+    economy.py, in 138 without."""
 
     def with_example(state: State) -> Ask | None:
         return afresh(state, f"An example of a right answer:\n{text}")
