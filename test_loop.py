@@ -1391,7 +1391,7 @@ def test_cut_by_length():
     assert sent([whole, "1"], max_tokens=64) == [{"seed": 1}]
 
 
-def test_cut_by_length_in_its_thoughts_is_allowed_four_times_as_many():
+def test_thoughts_that_took_all_the_tokens_are_allowed_four_times_as_many():
     for text in ("", "<think>Well, "):  # litellm-docs#559
         thought = loop.Reply(text, finish="length", reasoning="Well, ")
         fixes = [loop.think_tags, loop.cut_by_length, loop.empty_reply]
@@ -3537,6 +3537,8 @@ def test_ledger_says_in_one_line_what_it_cannot_use(batch, tmp_path):
 
 # Proven by violence -------------------------------------------------------------------
 
+# In a job in the background Ctrl-C is ignored, and would be in what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 long = pytest.mark.skipif("--long" not in sys.argv, reason="takes minutes: --long")
 posix = pytest.mark.skipif(os.name != "posix", reason="fork, signals, modes, ptys")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
