@@ -241,7 +241,7 @@ def resample_after_worse(state: State) -> Ask | None:
 def from_the_best(state: State) -> Ask | None:
     """Show the best so far, not the last, as a draft, with what is wrong in it
     (stakgraph#1325, dify-plugins#3874). Not for a model that repeats what it is shown,
-    as SmolLM2 does. Its place is after the repairs, alone: [*REPAIRS, from_the_best]."""
+    as SmolLM2 does. Its place is after the repairs: [*REPAIRS, from_the_best]."""
     best, why = state.memory.get("draft", (None, ""))
     if state.best is not best:
         best, why = state.memory["draft"] = state.best, state.complaint
