@@ -1023,6 +1023,9 @@ def test_code_fence():
     text = "Try:\n```python\nx = 1\n```\nor better\n```\nx = 2\n```\n"
     judge = loop.check(lambda text: text.startswith("x"), "give only code")
     assert repaired(judge, text) == ("x = 2\n", ["code_fence"])
+
+
+def test_json_slips_where_a_code_block_in_a_string_is_text():
     doc = json.dumps({"name": "Eve", "doc": f"\n```\n{PERSON}\n```\n"})
     text = doc.replace("\\n", "\n")  # a code block in a string of the JSON is text
     assert repaired(loop.json_with(name=str), text)[0]["name"] == "Eve"
