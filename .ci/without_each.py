@@ -1,7 +1,7 @@
 """Delete each special case in turn from a copy, and run the tests of sections 1 to 8.
 
     uv run --no-project --with httpx --with httpx2 --with rich --with pydantic \\
-        --with pytest python .ci/without_each.py [NAME ...]
+        --with pytest --with hypothesis python .ci/without_each.py [NAME ...]
 
 Prints the tests that fail without it, or that wait for minutes. Exit status 1 if none
 of its own name does, or if one of another case's name does.
