@@ -338,8 +338,8 @@ library   the library instructor, by JSON schema (its own re-asks; a cut ends it
 
 
 def fresh(state: State) -> Ask | None:
-    """Ask the task again, with another seed: what the tape of the half to tune on told
-    of this model, which rambles when it is cut off, and parrots a complaint."""
+    """Ask the task again, with another seed: of this model, the half to tune on told
+    that it rambles where it is cut off, and that a complaint makes no difference."""
     return afresh(state)
 
 
