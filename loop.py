@@ -1,48 +1,40 @@
-# loop.py 0.1.0 (2026-11-24): call a language model, inspect the reply, decide what next
+# loop.py 0.2.0 (2026-11-28): call a language model, inspect the reply, decide what next
 # SPDX-License-Identifier: MIT-0
-# SPDX-FileCopyrightText: 2026 The loop.py authors
-# Origin: the loop.py repository, tag v0.1.0. Copy this file, edit it, keep these lines.
-# To update an edited copy: git merge-file loop.py base.py new.py, where base.py is the
-# file as it was at that tag, and new.py the newer one.
-# Needs Python 3.10 or later; httpx (or httpx2) for section 6, rich for a live view.
-"""One loop round an unreliable model: call it, inspect its reply, decide what to do.
+# Copy this file, edit it, keep these four lines. To upgrade an edited copy, merge:
+# git merge-file loop.py base.py new.py (base.py: this version as it was published)
+"""A loop over an unreliable model: call it, inspect the reply, decide what to do next.
 
-    result = run("Name and age, as JSON: Ada is 36.", json_with(name=str, age=int),
-                 call=chat("gpt-5-mini"))
-    result.value        # {"name": "Ada", "age": 36}, and result.why says how it ended
+    call = scripted('Sure! {"name": "Ada", age: 36,}')  # a real one: chat("gpt-5-mini")
+    result = run("Who? As JSON.", json_with(name=str, age=int), call=call)
+    result.value  # {"name": "Ada", "age": 36}; result.why says how the run ended
 
-The words, each with an example:
+The words, each with an example. Every hook is a plain function that you write or copy.
 
-    ask        "Name and age, as JSON: Ada is 36."   a text, or a list of messages
-    call       chat("gpt-5-mini")                    call(messages, **settings) -> Reply
-    reply      '{"name": "Ada", "age": "36"}'        what came back
-    judge      json_with(name=str, age=int)          judge(text) -> value, or raises
-    complaint  'age: expected an integer, found ..'  why the judge refused the reply
-    fault      CallError("too busy", status=429)     why there was no reply
-    fix-up     json_slips                            fix(state) -> move; a special case
-    move       Ask(messages, seed=1)                 or Use(text), Stop(why); None: pass
+    ask        "Who? As JSON."            a prompt, a list of messages, or Ask(...)
+    call       chat("gpt-5-mini")         call(messages, **settings) -> Reply or str
+    judge      json_with(age=int)         judge(text) -> the value; raises to reject
+    complaint  "age: missing"             why the judge rejected a reply
+    fault      CallError("busy", 429)     why a call failed: there is no reply
+    fix-up     json_slips                 fix(state) -> a move; None: not its case
+    move       Ask(...), Use(text), Stop  ask again, inspect a repaired text, or end
 
-Each hook (call, judge, fix-up) is a plain function that you write or copy. A judge or
-fix-up that needs a model is a generator: `reply = yield Ask(messages, call=other)`. Any
-may be `async`: write `await arun(...)`, `achat` for `chat`; all else stays the same.
+A run ends when the judge accepts a reply, when a fix-up returns Stop, when no fix-up
+applies, or when a limit is reached: by default 8 tries, 8 faults, 32 calls or 600 s. A
+rejected reply goes to FIXES, a fault to FAULTS, lists of fix-ups in section 5: the
+first that returns a move decides. To add a special case, write a function and pass
+fixes=[yours, *FIXES]. What a judge raises rejects the reply, a KeyError too; a NameError
+and the other BUGS pass through. A judge sees no reply that asks for tools: a fix-up
+of yours runs them, or the run stops.
 
-Not here: prompt templates, agents, vector stores, schemas, plug-ins, config, servers;
-durable timers, queues and clusters, which belong to the engines made for them.
+A hook that needs a model is a generator: `reply = yield Ask("Is it so?", call=other)`
+gets a Reply, `yield Question(...)` what a judge of its own accepted. A hook may also be
+async: then `await arun(...)` with `achat`, where else `run(...)` with `chat`.
 
-Each section uses only those above it: cut the file at any heading, and the rest works.
+    1. The loop                 2. Words                    3. Running it
+    4. Judges                   5. Fix-ups                  6. Calls
+    7. Watching                 8. The tape                 9. The books
 
-    1. Words        what the hooks see and say
-    2. The loop     steps: the only place that calls, waits, retries or ends
-    3. Drivers      run, arun; script, a call for your tests
-    4. Judges       json_with, one_of, matches, grounded, check, all_of, probe
-    5. Fix-ups      the special cases: run(..., fixes=[mine, *FIXES], faults=...).
-                    FIXES, of a refused reply: repair it, for free; else send the task
-                    again with a new seed, every other time with the complaint as a note
-                    below it; never with the bad reply: shown, it is repeated.
-                    FAULTS, of a failed call: wait, send the same (429); stop (400).
-    6. Calls        chat, achat: any OpenAI-compatible endpoint
-    7. The screen   show: a run as it happens, line by line; screen: a live view of it
-    8. The tape     Tape: nothing is paid for twice; replay; each: a task, many items
+To use or extend it, read sections 1 to 3. Sections 4 to 8 can each be deleted.
 """
 
 from __future__ import annotations
@@ -52,44 +44,136 @@ import json
 import math
 import os
 import re
-import shlex
 import sys
+import threading
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from errno import ENOSPC
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
-from inspect import CO_VARKEYWORDS, isasyncgen, iscoroutinefunction, isgenerator
+from inspect import isgenerator
 from itertools import count
-from queue import SimpleQueue
-from signal import SIG_DFL, SIGTERM, getsignal, signal
-from threading import Lock, Thread, current_thread, main_thread
-from typing import Any, ClassVar, Generic, TypeVar, cast
-from weakref import finalize
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-# 1. Words -----------------------------------------------------------------------------
+# 1. The loop --------------------------------------------------------------------------
+
+
+def steps(state: State, move: Move) -> Steps:
+    """Call, inspect, decide, until a reply is accepted or nothing is left to try.
+
+    The first move asks the task. `yield from` runs one of the three verbs below; what
+    they yield is a function to call, which a driver of section 3 does for them. One
+    driver calls, the other also awaits: all that differs between sync and async.
+    """
+    while True:
+        move = within_limits(state, move)  # an Ask that a limit forbids becomes a Stop
+        if isinstance(move, Stop):
+            return gave_up(state, move.why)
+        for text in (yield from call_model(state, move)):
+            if (yield from inspect_reply(state, text)):
+                return accepted(state)
+        move = yield from decide_next(state)  # after a rejection or a fault
+
+
+def call_model(state: State, move: Ask | Use) -> Steps:
+    """Send what the move asks, once, and return the texts to inspect.
+
+    That is the reply's text, or repairs of it; none after a fault or for tool calls.
+    """
+    if isinstance(move, Use):  # the reply is there: repairs cost nothing
+        state.texts = move.texts
+        return move.texts
+    outcome: Any = start_attempt(
+        state, move
+    )  # from the tape, if it was paid for before
+    if outcome is None:
+        if move.wait:
+            yield partial(time.sleep, move.wait)
+        emit(state, "sent", messages=state.messages, settings=state.settings)
+        try:
+            outcome = yield partial(state.call, state.messages, **state.changed)
+        except Exception as error:
+            outcome = fault_of(error, "OSError")  # a 429, a broken connection ...
+            if outcome is None:
+                raise  # a bug in the call
+    # What came is counted, and on the tape, before anyone looks at it.
+    return record_outcome(state, outcome)
+
+
+def inspect_reply(state: State, text: str) -> Steps:
+    """Return whether the judge accepts a text; note its value, or its complaint."""
+    if text in state.inspected:
+        return False  # a repair that changed nothing
+    start_inspection(state, text)
+    try:
+        value = yield from ask_hook(state, state.judge, text)
+        state.value = accepted_value(state.judge, text, value)
+    except (CallError, HookError, *BUGS):
+        raise  # a service that the judge needs failed, or the judge itself is wrong
+    except Exception as error:
+        if error is state.bug:
+            raise  # of a call that the judge asked for
+        record_rejection(state, text, error)
+        return False
+    emit(state, "inspect", complaint="")
+    return True
+
+
+def decide_next(state: State) -> Steps:
+    """Return the move of the first special case that applies, or a Stop."""
+    for fix in state.faults if state.fault else state.fixes:
+        move = yield from ask_hook(state, fix, state)
+        if is_new_move(state, fix, move):
+            record_decision(state, fix, move)
+            return move
+    if state.stuck:
+        return Stop("stuck: the same reply came three times, and no fix-up applies")
+    return Stop("no fix-up applies")
+
+
+def take_steps(state: State, move: Move) -> Steps:
+    """Take the steps of a run, and end it in good order where a hook raises."""
+    try:
+        return (yield from steps(state, move))
+    except CallError as fault:  # of a question that a hook asked, or of its service
+        return gave_up(state, str(fault))
+    except BaseException as error:  # a bug or Ctrl-C: it carries what was paid for
+        with suppress(Exception):
+            error.attempts = state.attempts  # type: ignore[attr-defined]
+            gave_up(state, f"raised {described(error)}")
+        raise
+
+
+# 2. Words -----------------------------------------------------------------------------
 
 T = TypeVar("T")
-Messages = list[dict[str, Any]]  # [{"role": "user", "content": "..."}, ...]
 Hook = Callable[..., Any]
-FIXES: list[Hook] = []  # asked in order about a refused reply; filled in section 5
-FAULTS: list[Hook] = []  # asked in order about a failed call; filled in section 5
+Messages = list[Any]  # [{"role": "user", "content": "..."}, ...]
+# What a run yields is a function and its arguments. A driver calls it, and sends back
+# what it returned or throws what it raised. In the end the run returns a Result.
+Steps = Generator["partial[Any]", Any, Any]
 
-# A judge that raises one of these has a bug: `run` raises it. Any other error refuses:
-# a KeyError or a TypeError is, as a rule, caused by what the model wrote.
+# The special cases, filled in section 5. After a rejection FIXES first repair the reply
+# for free, then ask again: the task alone, and every other time with the complaint as a
+# note; never with the bad reply, which models repeat. After a fault FAULTS wait and ask
+# again (a 429, a broken connection), or stop where that cannot help (a wrong key).
+FIXES: list[Hook] = []
+FAULTS: list[Hook] = []
+
+# A judge that raises one of these has a bug, and so does `run`. Whatever else it raises
+# rejects the reply: a KeyError, say, is most often about what the model wrote.
 BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one call brought back. None means unknown, never zero."""
+    """What one call returned. None means unknown, never zero."""
 
     text: str
-    finish: str = "unknown"  # "stop", "length", "refusal", "tools" or "unknown"
+    finish: str = "unknown"  # stop, length, refusal, tools, cut or unknown
     reasoning: str = ""
     tool_calls: tuple[Any, ...] = ()
     input_tokens: int | None = None
@@ -98,69 +182,123 @@ class Reply:
     seconds: float | None = None
     model: str = ""
     id: str = ""
-    raw: Any = field(default=None, repr=False)
+    raw: Any = field(default=None, repr=False)  # the response; not in a pickle
+
+    def __reduce__(self) -> Any:
+        values = [getattr(self, each.name) for each in fields(self)]
+        return Reply, (*values[:-1], None)
 
 
 @dataclass(eq=False)
-class Reject(Exception):
-    """Raised by a judge: the complaint, and what is good so far."""
+class Reason(Exception):
+    """What Reject and CallError share: they print as a reason, and can be pickled."""
 
     why: str
-    value: Any = None  # partial progress; Result.best is the best of a run
-    score: float | None = None  # of this value; higher is better
+
+    def __post_init__(self) -> None:
+        self.args = tuple(getattr(self, each.name) for each in fields(self))
 
     def __str__(self) -> str:
-        return self.why
+        return str(self.why)
 
 
 @dataclass(eq=False)
-class CallError(Exception):
-    """Raised by a call: why there is no reply. OSError and TimeoutError serve too."""
+class Reject(Reason):
+    """Raised by a judge: the complaint, and what is good so far."""
 
-    why: str
+    value: Any = None  # Result.best is the one with the highest score, or the last
+    score: float | None = None
+
+
+@dataclass(eq=False)
+class CallError(Reason):
+    """Raised by a call: why there is no reply."""
+
     status: int | None = None  # of HTTP
     code: str = ""  # the endpoint's own word for it
-    wait: float | None = None  # seconds that the endpoint told us to wait
+    wait: float | None = None  # seconds that the endpoint asks us to wait
     billed: bool = False  # it may be charged for, although no reply came
-    retry: bool | None = None  # what the endpoint says of trying again
-    __str__ = Reject.__str__
 
 
 class HookError(TypeError):
-    """A hook broke its contract. `.attempts` has what was paid for until then."""
+    """Raised by `run`: a hook broke its contract. `.attempts` has what was paid for."""
 
 
 class GaveUp(Exception):
-    """Raised by Result.unwrap, with the Result in `.args[0]`, and by each."""
+    """Raised by Result.unwrap; `.args[0]` is the Result."""
 
 
 class Ask:
-    """A move: call again with these messages, after `wait` seconds.
+    """A task, or a move: call with these messages, after `wait` seconds.
 
-    Settings and call stick until changed; None removes a setting; another call starts
-    with none. An Ask that equals one whose reply was refused is ignored."""
+    Settings and call stay in force until a later Ask changes them; None removes a
+    setting. Another call starts with the settings of the task.
+    """
 
     def __init__(
-        self, ask: str | Messages, wait: float = 0, call: Any = None, **settings: Any
+        self,
+        messages: str | Sequence[Any],
+        wait: float = 0,
+        call: Hook | None = None,
+        **settings: Any,
     ):
-        self.messages: Any = ask
-        if isinstance(ask, str):
-            self.messages = [{"role": "user", "content": ask}]
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        if not isinstance(messages, (list, tuple)) or not messages:
+            raise TypeError(f"ask is {messages!r}, not a text or a list of messages")
+        for message in messages:
+            if get_path(str, message, "role") is None:
+                kind = type(message).__name__
+                cure = "give dicts with a role, as from its .model_dump()"
+                raise TypeError(f"a message is {short_json(message)} ({kind}): {cure}")
+        if misplaced := {"judge", "fixes", "faults"} & settings.keys():
+            raise TypeError(f"{misplaced} is no setting: see run, or Question")
+        self.messages: Messages = list(messages)
         self.wait, self.call, self.settings = wait, call, settings
+
+    def __repr__(self) -> str:
+        settings = recorded_settings(self.settings)
+        return f"{type(self).__name__}({short_json(self.messages)}, {settings})"
+
+
+class Question(Ask):
+    """What a hook yields to get a value that this judge accepts, by a loop of its own.
+
+    It has the account, tape and limits of the run, and tries of its own. Where it gives
+    up, a CallError is raised in the hook. `yield Ask(...)` gets the Reply instead.
+    """
+
+    def __init__(
+        self,
+        messages: str | Sequence[Any],
+        judge: Hook,
+        *,
+        fixes: Sequence[Hook] = FIXES,
+        call: Hook | None = None,
+        **settings: Any,
+    ):
+        super().__init__(messages, call=call, **settings)
+        self.judge, self.fixes = judge, fixes
 
 
 class Use:
-    """A move: inspect these texts in order: repairs of the reply, free of charge."""
+    """A move: inspect these texts in order. They are repairs of the reply, and free."""
 
     def __init__(self, *texts: str):
-        self.texts: Sequence[Any] = texts
+        self.texts = texts
+
+    def __repr__(self) -> str:
+        return f"Use({', '.join(map(short_json, self.texts))})"
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A move: end the run; this was never going to work."""
+    """A move: end the run, as trying again cannot help."""
 
     why: str
+
+
+Move = Ask | Use | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,496 +310,251 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to give up, checked before each call. None: the default; math.inf: never."""
+    """When to give up, checked before each call. math.inf: never.
 
-    tries: float | None = None  # replies judged; default 8
-    faults: float | None = None  # calls failed; 8
-    calls: float | None = None  # requests sent, those of hooks too; 32
-    seconds: float | None = None  # waits included; 600
-    tokens: float | None = None  # input + output; no limit
-    cost: float | None = None  # dollars; no limit; needs a call that has a price
+    None means not given: a run then has its default, an account of several runs none.
+    """
+
+    tries: float | None = None  # replies judged (8); a question of a hook has its own
+    faults: float | None = None  # calls failed (8)
+    calls: float | None = None  # requests sent, those of hooks too (32)
+    seconds: float | None = None  # waits included (600)
+    tokens: float | None = None  # input and output (math.inf)
+    cost: float | None = None  # dollars (math.inf)
+
+
+UNITS = ("tries", "faults", "calls", "seconds", "tokens", "cost")
+DEFAULT_LIMITS = Limits(tries=8, faults=8, calls=32, seconds=600)
 
 
 @dataclass(slots=True)
 class Spent:
-    """What a run has cost so far, the calls of its hooks included."""
+    """What was spent so far, the calls of hooks included."""
 
-    tries: int = 0  # replies judged
+    tries: int = 0  # replies judged; not those of a question of a hook
     faults: int = 0  # calls failed
-    calls: int = 0  # requests sent, the failed ones and those of hooks too
+    calls: int = 0  # requests sent, or answered by the tape
     seconds: float = 0.0
-    tokens: int = 0  # input + output
+    tokens: int = 0  # input and output
     cost: float | None = 0.0  # dollars; None once a call had no known price
-    estimated: int = 0  # tokens among those that nobody reported: characters / 4
-    reused: int = 0  # calls among those that the tape had, paid for before
+    estimated: int = 0  # tokens of these that nobody reported: characters / 4
+    reused: int = 0  # calls of these that the tape answered, as paid for before
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One request and what became of it."""
+    """One request and what became of it. Nothing in it holds a key or a function."""
 
     messages: Messages
     settings: dict[str, Any]
-    call: Hook = field(repr=False)
-    hook: str = ""  # the hook that asked; "" where it is the task itself
+    call: str  # its name
+    hook: str = ""  # the name of the hook that asked; "" where it is the task itself
     reply: Reply | None = None
-    fault: Exception | None = None
+    fault: CallError | None = None
     complaint: str = ""
-    fixes: list[str] = field(default_factory=list[str])  # the fix-ups that spoke
-    seconds: float = 0.0  # the wait before it included
+    fixes: list[str] = field(default_factory=list[str])  # fix-ups that returned a move
+    seconds: float = 0.0  # a wait before it included
     key: str = ""  # of the request, on a tape
-    reused: bool = False  # the reply was on the tape
+    reused: bool = False  # the tape had its reply
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Result(Generic[T]):
-    """How a run ended: truthy when a reply was accepted, readable when printed."""
+    """How a run ended: true where a reply was accepted; short when printed."""
 
     value: T | None  # what the judge returned
     accepted: bool
     why: str
-    best: Any  # the refused value with the highest score, or the last; else a text
+    best: Any  # the rejected value with the highest score, or the last; else a text
     attempts: list[Attempt]
     spent: Spent
-    error: Exception | None = None  # of an item of `each`: what its task raised
+    error: Exception | None = None  # in a batch: what the task raised
 
     def __bool__(self) -> bool:
         return self.accepted
 
-    def __str__(self) -> str:
-        it = self.spent
-        return f"{self.why} ({it.calls} calls, {it.tokens} tokens, {it.seconds:.1f} s)"
+    def __repr__(self) -> str:
+        spent = f"{self.spent.calls} calls, {self.spent.tokens} tokens"
+        value = f"value={short_json(self.value)}, " if self.accepted else ""
+        return f"Result({value}why={self.why!r}, {spent})"
 
     def unwrap(self) -> T:
         """Return the accepted value, or raise GaveUp."""
         if not self.accepted:
             raise GaveUp(self)
-        return self.value  # type: ignore[return-value]  # None only where T is None
+        return cast("T", self.value)
 
 
 @dataclass(slots=True)
 class State:
-    """What a fix-up sees. `memory` is for hooks to write in, all else to read."""
+    """What a fix-up sees of a run: `task` and `memory` to change, the rest to read."""
 
-    task: Messages  # the messages first asked
+    task: Messages  # what is asked, and what the re-asks go on from
     judge: Hook
     call: Hook
     fixes: Sequence[Hook]
     faults: Sequence[Hook]
-    limits: Limits
-    messages: Messages = field(init=False)  # last sent
-    settings: dict[str, Any] = field(init=False)  # sent with them
-    changed: dict[str, Any] = field(default_factory=dict[str, Any])  # by moves so far
-    reply: Reply = Reply("")  # as it came
-    texts: Sequence[Any] = ()  # inspected last: the reply's, or repairs of it
+    accounts: tuple[Account, ...]  # the run's own, then those that it shares
+    messages: Messages = field(default_factory=list[Any])  # sent last
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])  # sent with them
+    reply: Reply = Reply("")  # the last one, as it came
+    # Of the last reply, what was inspected last: its text or, after a repair, what that
+    # made of it; so a repair sees the work of the one before. None for tool calls.
+    texts: Sequence[str] = ()
     text: str = ""  # the last of these
-    complaint: str = ""  # about that text
-    fault: Exception | None = None  # if the last call failed
-    judged: int = 0  # replies so far
-    stuck: bool = False  # one and the same reply came for the third time
-    best: Any = None
+    complaint: str = ""  # about this text
+    fault: Any = None  # a CallError, where the last call failed
+    faults_in_a_row: int = 0  # of the present call
+    judged: int = 0  # replies of the present call that its judge saw
+    repeats: int = 0  # how often the last reply came from the present call
+    best: Any = None  # as in Result
     attempts: list[Attempt] = field(default_factory=list[Attempt])  # append-only
-    spent: Spent = field(default_factory=Spent)
-    memory: dict[str, Any] = field(default_factory=dict[str, Any])
-
-
-BLANK = "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\U000e0100-\U000e01ef]"
-
-
-def visible(text: str) -> str:
-    """Return hostile text safe to show: what acts on a terminal or hides is escaped."""
-    kept = "\n\t\u3000\u200c\u200d"  # the joiners are in emoji, and in Persian
-    text = re.sub(BLANK, lambda found: ascii(found[0])[1:-1], text)
-    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
-
-
-# 2. The loop --------------------------------------------------------------------------
-
-Steps = Generator[tuple[Hook, Any], Any, Any]  # yields (hook, what it returned)
-
-
-def steps(state: Run, move: Any) -> Steps:
-    """Call, inspect, decide: every call, wait, retry and ending is in these lines.
-
-    What is yielded may be awaitable: a driver sends back its value or throws its error.
-    """
-    try:
-        while True:
-            # END: told to stop; or, before an Ask, a limit or a wait that does not fit.
-            if isinstance(move, Stop):
-                return state.ended(move.why)
-            if isinstance(move, Ask) and (limit := state.over(move)):
-                return state.ended(limit)
-
-            # CALL: a reply is charged, and on the tape, before anyone looks at it.
-            state.texts = move.texts if isinstance(move, Use) else ()
-            if isinstance(move, Ask):
-                came = state.begin(move)
-                if came is None:  # it was not paid for before
-                    if move.wait:
-                        yield state.sleep, state.sleep(move.wait)
-                    state.tell("sent", messages=state.messages, settings=state.settings)
-                    try:
-                        came = state.call(state.messages, **state.changed)
-                        came = yield state.call, came
-                    except (CallError, OSError) as fault:  # a 429, a broken line ...
-                        came = fault
-                state.texts = state.charged(came)
-
-            # INSPECT: the judge returns the value, or what it raises is the complaint.
-            for text in state.texts:
-                if text in state.seen:
-                    continue
-                try:
-                    value = yield from consult(state, state.judge, text)
-                    value = verdict(state.judge, value)
-                except (CallError, HookError, *BUGS):
-                    raise
-                except Exception as error:
-                    if vars(error).get("attempts") is state.attempts:
-                        raise  # a bug in a call that the judge made
-                    state.refused(text, error)
-                else:
-                    return state.ended("accepted", value)
-
-            # DECIDE: the first special case that speaks makes the next move.
-            for fix in state.faults if state.fault else state.fixes:
-                move = yield from consult(state, fix, state)
-                if state.speaks(fix, move):
-                    break
-            else:
-                move = Stop("stuck" if state.stuck else "no fix-up speaks")
-    except CallError as fault:  # of a call that a hook made: it failed for good
-        return state.ended(str(fault))
-    except BaseException as error:  # a bug or Ctrl-C: it has what was paid for
-        vars(error).setdefault("attempts", state.attempts)
-        raise
-
-
-@dataclass(slots=True)
-class Run(State):
-    """A run: what the hooks see of it, and the loop's own books."""
-
-    lock: ClassVar[Any] = nullcontext()  # a batch, which threads share, has a real one
+    memory: dict[str, Any] = field(default_factory=dict[str, Any])  # of your fix-ups
+    # What only the loop uses:
+    changed: dict[str, Any] = field(
+        default_factory=dict[str, Any]
+    )  # settings, by moves
+    task_settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    value: Any = None  # what the judge accepted
+    name: str = ""  # of the run, in its events
+    hook: str = ""  # whose question this run answers
     watch: Hook | None = None
-    tape: Any = None
-    name: str = ""  # on the tape
-    batch: Sequence[Any] = ()  # what else is charged, with limits of its own
-    sleep: Hook = time.sleep
-    began: float = field(default_factory=time.monotonic)
-    hook: str = ""  # whose call this is, where a hook makes one
-    attempt: Attempt = field(init=False)  # the present one
-    seen: set[str] = field(default_factory=set[str])  # texts inspected of this reply
-    rank: tuple[bool, float] = (False, -math.inf)  # of the best: has a value, score
+    tape: Any = None  # with name_run(task), recall(state), write(event): section 8
+    sent_at: float = 0.0
+    bug: Exception | None = None  # raised by a call that a hook asked for
+    inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
+    replies: Counter[str] = field(default_factory=Counter[str])  # how often each came
+    best_rank: tuple[bool, float] = (False, -math.inf)  # has it a value; its score
 
-    def over(self, move: Ask) -> str:
-        """Say which limit forbids this call; "" if none does."""
-        call = move.call or self.call
-        for account in (self, *self.batch):
-            limits, spent = account.limits, account.spent
-            spent.seconds = time.monotonic() - account.began
-            for unit in Limits.__slots__:
-                used, limit = getattr(spent, unit) or 0, getattr(limits, unit)
-                used += move.wait if unit == "seconds" else 0
-                if limit is not None and not used < limit:  # not ">=": NaN ends it, too
-                    return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
-            if limits.cost is not None and getattr(call, "price", None) is None:
-                raise HookError(f"cost limit, {name_of(call)} has no price=(in, out)")
-        return ""
+    @property
+    def spent(self) -> Spent:
+        """What this run has spent so far."""
+        return self.accounts[0].spent
 
-    def begin(self, move: Ask) -> Any:
-        """Make this the present request, and count it; return its reply on the tape."""
-        if move.call is not None and move.call != self.call:
-            self.call, self.changed, self.stuck = move.call, {}, False
-        self.changed = self.changed | move.settings
-        self.settings = effective(self.call, self.changed)
-        self.messages, self.fault = move.messages, None
-        self.attempt = Attempt(self.messages, self.settings, self.call, self.hook)
-        self.attempts.append(self.attempt)
-        self.charge(calls=1)
-        return self.tape.recall(self) if self.tape is not None else None
-
-    def charged(self, came: Any) -> Sequence[str]:
-        """Charge a reply or a fault; return the text to inspect, if there is one."""
-        attempt, reply = self.attempt, Reply(came) if isinstance(came, str) else came
-        attempt.seconds = round(time.monotonic() - self.began - self.spent.seconds, 3)
-        if isinstance(came, Exception):
-            self.fault = attempt.fault = came
-            fault = came if isinstance(came, CallError) else CallError(str(came))
-            self.charge(faults=1, **(self.cost(Reply("")) if fault.billed else {}))
-            self.tell("fault", fault, key=attempt.key, seconds=attempt.seconds)
-            return ()
-        if not isinstance(reply, Reply):
-            raise HookError(f"call {name_of(self.call)} returned {came!r}, not a Reply")
-        self.reply = attempt.reply = reply
-        self.judged, self.seen = self.judged + 1, set()
-        this = (self.call, self.hook, reply.text)
-        same = [(a.call, a.hook, a.reply.text) for a in self.attempts if a.reply]
-        self.stuck = self.stuck or same.count(this) >= 3
-        cost = self.cost(reply)
-        self.charge(tries=not self.hook, reused=attempt.reused, **cost)
-        kind, about = ("reused", None) if attempt.reused else ("reply", reply)
-        facts = {"key": attempt.key, "cost": cost["cost"], "seconds": attempt.seconds}
-        self.tell(kind, about, **facts)
-        return (reply.text,)
-
-    def cost(self, reply: Reply) -> dict[str, Any]:
-        """Return what a reply cost; what nobody reported is estimated."""
-        price, cost = getattr(self.call, "price", None), reply.cost
-        asked = sum(len(str(message.get("content"))) for message in self.messages)
-        guess = (asked // 4, (len(reply.text) + len(reply.reasoning)) // 4)
-        told = (reply.input_tokens, reply.output_tokens)
-        used = [g if n is None else max(n, 0) for n, g in zip(told, guess, strict=True)]
-        if cost is None and price:
-            cost = (used[0] * price[0] + used[1] * price[1]) / 1e6
-        estimated = sum(used) - sum(max(n or 0, 0) for n in told)
-        return {"tokens": sum(used), "estimated": estimated, "cost": cost}
-
-    def charge(self, **used: Any) -> None:
-        """Add this to what was spent, by this run and by the batch that it is in."""
-        for account in (self, *self.batch):
-            with account.lock:
-                for unit, more in used.items():
-                    had = getattr(account.spent, unit)
-                    both = None if had is None or more is None else had + more
-                    setattr(account.spent, unit, both)
-
-    def refused(self, text: str, error: Exception) -> None:
-        """Note the judge's complaint about a text, and keep the best so far."""
-        kind, said, parts = type(error), str(error), getattr(error, "errors", None)
-        if kind.__module__.startswith("pydantic") and parts:  # its text dumps values
-            told = (f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in parts())
-            said = "; ".join(told)
-        elif kind is not Reject:
-            said = f"{kind.__name__}: {said}".removesuffix(": ")
-        said = said if len(said) <= 300 else f"{said[:200]} ... {said[-90:]}"
-        self.text, self.complaint, self.attempt.complaint = text, said, said
-        self.seen.add(text)
-        value, score = getattr(error, "value", None), getattr(error, "score", None)
-        rank = (value is not None, -math.inf if score is None else score)
-        if not rank < self.rank:
-            self.best, self.rank = text if value is None else value, rank
-
-    def speaks(self, fix: Hook, move: Any) -> bool:
-        """Tell whether a fix-up's answer is a move, and one that leads on."""
-        name, attempt = name_of(fix), self.attempt
-        if isinstance(move, Ask):
-            call = move.call or self.call
-            changed = (self.changed if call == self.call else {}) | move.settings
-            request = (call, move.messages, effective(call, changed))
-            refusals = (a for a in self.attempts if a.reply and not a.hook)
-            new = all((a.call, a.messages, a.settings) != request for a in refusals)
-        elif isinstance(move, Use) and all(isinstance(t, str) for t in move.texts):
-            new = name not in attempt.fixes and not self.seen.issuperset(move.texts)
-        elif not (new := isinstance(move, Stop)) and move is not None:
-            raise HookError(f"{name} returned {move!r}, not Ask, Use, Stop or None")
-        if new:
-            attempt.fixes.append(name)
-            kind, settings = type(move).__name__, getattr(move, "settings", {})
-            self.tell("decide", fix=name, move=kind, settings=settings, why=self.why)
-        return new
+    @property
+    def stuck(self) -> bool:
+        """Whether the last reply came for the third time: the re-asks stand back."""
+        return self.repeats >= 3
 
     @property
     def why(self) -> str:
         """What is wrong at present: the fault of the last call, or the complaint."""
         return str(self.fault or self.complaint)
 
-    def ended(self, why: str, *accepted: Any) -> Result[Any]:
-        """Return the result: this value was accepted, or none was."""
-        self.spent.seconds = round(time.monotonic() - self.began, 3)
-        if not accepted and self.why:
-            why = f"{why}; at last: {self.why}"
-        value, best = accepted * 2 or (None, self.best)
-        result = Result(value, bool(accepted), why, best, self.attempts, self.spent)
-        self.tell("end", self.spent, accepted=bool(accepted), why=why, value=value)
-        return result
 
-    def tell(self, event: str, about: Any = None, **facts: Any) -> None:
-        """Put an event on the tape, and tell the watcher, whose errors are logged."""
-        if self.tape is None and self.watch is None:
-            return
-        told = {"event": event, "run": self.name, "n": self.spent.calls}
-        named = [k for k in getattr(about, "__dataclass_fields__", ()) if k != "raw"]
-        told |= {"hook": self.hook} | {k: getattr(about, k) for k in named} | facts
-        if self.tape is not None:
-            self.tape.write(told)
-        if self.watch is not None:
-            try:
-                self.watch(told)
-            except Exception:
-                import logging
-
-                logging.getLogger("loop").exception("watch failed")
-
-
-def consult(state: Run, hook: Hook, about: Any) -> Steps:
-    """Return what a hook answers; where it is a generator, make the calls it asks for,
-    as runs on the same account; one that gives up throws a CallError into the hook."""
-    answer = hook(about)
-    if not isgenerator(answer):
-        return (yield hook, answer) if hasattr(answer, "__await__") else answer
-    resume: Hook = answer.send
-    value: Any = None
-    while True:
-        try:
-            asked = resume(value)
-        except StopIteration as end:
-            return end.value
-        resume = answer.send
-        if isinstance(asked, Ask):
-            aside = replace(state, call=asked.call or state.call, hook=name_of(hook))
-            aside.judge, aside.fixes, aside.changed = str, (), {}
-            aside.limits = replace(state.limits, tries=None)
-            if limit := aside.over(asked):  # a hook that asks on and on ends here
-                raise CallError(limit)
-            result, value = (yield from steps(aside, asked)), aside.reply
-            if not result:
-                why = f"{aside.hook} got no answer: {result.why}"
-                resume, value = answer.throw, CallError(why)
-        elif hasattr(asked, "__await__"):
-            value = yield hook, asked
-        else:
-            raise HookError(f"{name_of(hook)} yielded {asked!r}: a hook yields an Ask")
-
-
-def verdict(judge: Hook, value: Any) -> Any:
-    """Return the value that a judge accepted; None and bools must come in Accept."""
-    if value is None or isinstance(value, bool) or isasyncgen(value):
-        cure = f"return a value or raise; see check(predicate, why), Accept({value})"
-        raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
-    return value.value if isinstance(value, Accept) else value
-
-
-def name_of(hook: Any) -> str:
-    """Return the name of a hook, or of its function or class, as reports have it."""
-    name: str = getattr(hook, "__name__", "")
-    return name or name_of(getattr(hook, "func", hook.__class__))
-
-
-def dig(kind: Any, data: Any, *path: Any) -> Any:
-    """Return what is at this path of a JSON value, if it is of this kind; else None."""
-    for step in path:
-        try:
-            data = data[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return data if isinstance(data, kind) else None
-
-
-def effective(call: Any, changed: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a request: the call's own, changed by the moves."""
-    settings = getattr(call, "settings", {}) | changed
-    return {key: value for key, value in settings.items() if value is not None}
-
-
-# 3. Drivers ---------------------------------------------------------------------------
-
-
-def drive(state: Run) -> Any:
-    """Send the loop on; all hooks have answered, or are async, which is refused."""
-    flow, value = steps(state, Ask(state.task)), None
-    try:
-        while True:
-            hook, value = flow.send(value)
-            if hasattr(value, "__await__"):
-                getattr(value, "close", int)()  # or Python warns that nobody awaited it
-                flow.throw(HookError(f"{name_of(hook)} is async: use arun"))
-    except StopIteration as end:
-        return end.value
-
-
-async def adrive(state: Run) -> Any:
-    """Send the loop on, and await what a hook returned where it is awaitable."""
-    import asyncio
-
-    state.sleep = asyncio.sleep
-    flow = steps(state, Ask(state.task))
-    try:
-        _, value = next(flow)
-        while True:
-            try:
-                value = (await value) if hasattr(value, "__await__") else value
-            except asyncio.TimeoutError as late:  # no OSError before Python 3.11
-                _, value = flow.throw(TimeoutError(*late.args))
-            except BaseException as error:  # noqa: BLE001
-                _, value = flow.throw(error)
-            else:
-                _, value = flow.send(value)
-    except StopIteration as end:
-        return end.value
+# 3. Running it ------------------------------------------------------------------------
 
 
 def run(
-    ask: str | Messages,
-    judge: Callable[[str], Awaitable[T] | T],
+    ask: str | Sequence[Any] | Ask,
+    judge: Callable[[str], T],
     *,
     call: Hook,
     fixes: Sequence[Hook] = FIXES,
     faults: Sequence[Hook] = FAULTS,
     limits: Limits = Limits(),
+    account: Account | None = None,
     tape: Any = None,
     name: str = "",
     watch: Hook | None = None,
-    driver: Hook = drive,
+    driver: Hook | None = None,
 ) -> Result[T]:
-    """Ask until the judge accepts, a special case says stop or a limit is reached.
+    """Ask until the judge accepts, a fix-up says stop or a limit is reached.
 
-    Returns a Result, accepted or not; raises TypeError or ValueError for a wrong hook,
-    before anything is paid for. driver: sends the loop on; yours may, elsewhere."""
-    task: Any = Ask(ask).messages
-    if not dig(list, task) or not all(dig(str, message, "role") for message in task):
-        raise TypeError(f"ask is {ask!r}: give a text or [{{'role': .., ..}}]")
-    if wrong := [h for h in (judge, call, *fixes, *faults) if not callable(h)]:
-        raise TypeError(f"judge, call and fix-ups must be functions, not {wrong}")
-    for names in ([*map(name_of, fixes)], [*map(name_of, faults)]):
-        if len(set(names)) < len(names):
-            raise ValueError(f"two fix-ups are named {max(names, key=names.count)!r}")
-    own: Any = getattr(call, "func", None) or call  # of a partial
-    code = getattr(own, "__code__", None) or getattr(own.__call__, "__code__", None)
-    if code is not None and not code.co_flags & CO_VARKEYWORDS:
-        raise TypeError(f"call {name_of(call)} takes no settings: add **settings")
-    state = Run(task, judge, call, fixes, faults, filled(limits), watch=watch)
-    state.tape, state.name = tape, tape.named(name, task) if tape is not None else name
-    if (tape, watch) != (None, None):
-        listed = [*map(name_of, fixes), *map(name_of, faults)]
-        state.tell("start", task=task, settings=effective(call, {}), fixes=listed)
-    return cast("Result[T]", driver(state))
+    Returns a Result, accepted or not. Raises TypeError or ValueError for a wrong hook,
+    before anything is paid for. account: shared with other runs. tape, name: a run with
+    a name that is on the tape is that run, and pays only for what is not there. driver:
+    does what the run yields (by default `drive`); run returns what the driver does.
+    """
+    driver = driver or drive
+    ask = ask if isinstance(ask, Ask) else Ask(ask)
+    call = ask.call or call
+    check_hooks(call, judge, fixes, faults, driver)
+    accounts = (Account(with_defaults(limits)), *([account] if account else []))
+    state = State(ask.messages, judge, call, fixes, faults, accounts)
+    state.task_settings = state.changed = ask.settings
+    start_run(state, tape, name, watch)
+    first = Ask(ask.messages, ask.wait)
+    return cast("Result[T]", driver(take_steps(state, first)))
 
 
 async def arun(
-    ask: str | Messages,
-    judge: Callable[[str], Awaitable[T] | T],
+    ask: str | Sequence[Any] | Ask,
+    judge: Hook,
     *,
     call: Hook,
-    **options: Any,
-) -> Result[T]:
-    """Do what `run` does, with the same options, and await what is awaitable."""
+    fixes: Sequence[Hook] = FIXES,
+    faults: Sequence[Hook] = FAULTS,
+    limits: Limits = Limits(),
+    account: Account | None = None,
+    tape: Any = None,
+    name: str = "",
+    watch: Hook | None = None,
+) -> Result[Any]:
+    """Do what `run` does, and await the call and those hooks that are async."""
+    options: dict[str, Any] = {"fixes": fixes, "faults": faults, "limits": limits}
+    options |= {"account": account, "tape": tape, "name": name, "watch": watch}
     result: Any = run(ask, judge, call=call, driver=adrive, **options)
-    return cast("Result[T]", await result)
+    return cast("Result[Any]", await result)
 
 
-@lru_cache
-def filled(limits: Limits) -> Limits:
-    """Return the limits of a run: its defaults where these say None."""
-    given = {k: v for k in Limits.__slots__ if (v := getattr(limits, k)) is not None}
-    return replace(Limits(tries=8, faults=8, calls=32, seconds=600.0), **given)
+def drive(flow: Steps) -> Any:
+    """Call what a run yields, until it ends; refuse what would have to be awaited."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                value = step()
+                if hasattr(value, "__await__"):
+                    getattr(value, "close", bool)()  # or Python warns about it
+                    raise HookError(f"{name_of(step)} is async: use arun")
+            except BaseException as error:  # noqa: BLE001
+                step = flow.throw(error)
+            else:
+                step = flow.send(value)
+    except StopIteration as end:
+        return end.value
 
 
-def script(*replies: Reply | str | Exception) -> Hook:
-    """Return a call for tests: it gives these replies in order, raises the errors among
-    them, and keeps in `.asked` the (messages, settings) that it was asked."""
+async def adrive(flow: Steps) -> Any:
+    """Call what a run yields, until it ends; await what is awaitable."""
+    import asyncio
+
+    try:
+        step = next(flow)
+        while True:
+            try:
+                check_blocking(step.func)
+                value = asyncio.sleep(*step.args) if step.func is time.sleep else step()
+                if hasattr(value, "__await__"):
+                    value = await value
+            except BaseException as error:  # noqa: BLE001
+                step = flow.throw(error)
+            else:
+                step = flow.send(value)
+    except StopIteration as end:
+        return end.value
+
+
+def scripted(*replies: Reply | str | Exception) -> Hook:
+    """Return a call for tests: it returns these replies in order, and raises errors.
+
+    Its `.asked` has the (messages, settings) of each request.
+    """
     asked: list[tuple[Messages, dict[str, Any]]] = []
-    left = iter(replies)
 
-    def script(messages: Messages, **settings: Any) -> Reply | str:
+    def scripted(messages: Messages, **settings: Any) -> Reply | str:
         asked.append((messages, settings))
-        reply = next(left, LookupError(f"all {len(replies)} replies are used up"))
+        if len(asked) > len(replies):
+            raise LookupError(f"all {len(replies)} replies are used up")
+        reply = replies[len(asked) - 1]
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    vars(script).update(asked=asked, settings={}, price=(0.0, 0.0))
-    return script
+    settings = {"model": "scripted"}
+    vars(scripted).update(asked=asked, settings=settings, price=(0.0, 0.0))
+    return scripted
 
 
 # 4. Judges ----------------------------------------------------------------------------
@@ -672,33 +565,39 @@ KINDS = {str: "a string", int: "an integer", float: "a number", bool: "a boolean
 def json_with(**keys: Any) -> Hook:
     """Judge: the text is one JSON object with at least these keys; returns the object.
 
-    A key is told by its type or by a tuple of the allowed values: json_with(name=str,
-    mood=("good", "bad")). The score of a refusal is minus the number of wrong keys."""
+    A key has a type, or a tuple of the allowed values: json_with(name=str,
+    mood=("good", "bad")). The score of a rejected object is minus the number of wrong keys.
+    """
     for key, want in keys.items():
-        if hasattr(want, "__args__") or not want or not isinstance(want, type | tuple):
+        simple = isinstance(want, (type, tuple)) and not hasattr(want, "__args__")
+        if not want or not simple:
             raise TypeError(f"{key}: give a type, or a tuple of values, not {want!r}")
 
     def json_with(text: str) -> dict[str, Any]:
-        found: dict[str, Any] | None = dig(dict, strict_json(text))
-        if found is None:
+        found = strict_json(text)
+        if not isinstance(found, dict):
             raise Reject(f"expected a JSON object with the keys {', '.join(keys)}")
-        told = {key: mismatch(found.get(key, ...), want) for key, want in keys.items()}
-        wrong = [f"{key}: {complaint}" for key, complaint in told.items() if complaint]
+        wrong: list[str] = []
+        for key, want in keys.items():
+            complaint = mismatch(found[key], want) if key in found else "missing"
+            if complaint:
+                wrong.append(f"{key}: {complaint}")
         if wrong:
             raise Reject("; ".join(wrong), value=found, score=-len(wrong))
-        return found
+        return cast("dict[str, Any]", found)
 
     return json_with
 
 
 def strict_json(text: str) -> Any:
-    """Return the text as one JSON value; refuse NaN, 1e999 and a key told two ways."""
+    """Return the text as one JSON value; reject NaN, 1e999, a key with two values."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        for key, value in pairs if len(found) < len(pairs) else ():
-            if found[key] != value:
-                raise Reject(f"{key}: both {clip(value)} and {clip(found[key])}")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if found.setdefault(key, value) != value:
+                both = f"{short_json(found[key])} and {short_json(value)}"
+                raise Reject(f"{key}: both {both}")
         return found
 
     try:
@@ -710,337 +609,478 @@ def strict_json(text: str) -> Any:
 
 
 def mismatch(value: Any, want: Any) -> str:
-    """Say what was expected, and found, where a value is not as wanted; else ""."""
-    if value is ...:
-        return "missing"
-    if allowed := dig(tuple, want):
-        fits = json.dumps(value) in map(json.dumps, allowed)  # == takes 1 for true
-        expected = f"one of {', '.join(map(clip, allowed))}"
+    """Return what was expected and what was found, or "" where a value is as wanted."""
+    if isinstance(want, tuple):
+        # As JSON, since True == 1 in Python.
+        allowed = cast("tuple[Any, ...]", want)
+        fits = json.dumps(value) in map(json.dumps, allowed)
+        expected = f"one of {', '.join(map(short_json, allowed))}"
     else:
         fits = isinstance(value, (int, float) if want is float else want)
         fits = fits and isinstance(value, bool) == (want is bool)
         expected = KINDS.get(want, f"a {want.__name__}")
-    return "" if fits else f"expected {expected}, found {clip(value)}"
-
-
-def clip(value: Any) -> str:
-    """Return a value as JSON, short enough for a complaint."""
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}"
+    return "" if fits else f"expected {expected}, found {short_json(value)}"
 
 
 def one_of(*labels: str) -> Hook:
-    """Judge: the text is one of these labels, in any case; returns it as given here."""
-    folded = {label.casefold(): label for label in labels}
+    """Judge: the text is one of these labels, in any case; returns it as given here.
+
+    Its `.labels` are what the repair `label_in_talk` looks for.
+    """
+    by_folded = {label.casefold(): label for label in labels}
 
     def one_of(text: str) -> str:
-        if label := folded.get(text.strip().casefold()):
-            return label
-        raise Reject(f"expected only one of {', '.join(labels)}, found {clip(text)}")
+        label = by_folded.get(text.strip().casefold())
+        if label is None:
+            expected = f"expected only one of {', '.join(labels)}"
+            raise Reject(f"{expected}, found {short_json(text)}")
+        return label
 
+    one_of.labels = labels  # type: ignore[attr-defined]
     return one_of
 
 
 def check(predicate: Callable[[Any], object], complaint: str) -> Hook:
-    """Judge: the predicate holds of what it is given; returns that."""
+    """Judge: the predicate holds for what it is given; returns that."""
 
-    def check(found: Any) -> Any:
+    def check(found: Any) -> Accept:
         if not predicate(found):
             raise Reject(complaint, value=found)
-        return found
+        return Accept(found)
 
     return check
 
 
-def matches(pattern: str) -> Hook:
-    """Judge: the whole text matches the regular expression; returns the text."""
-    return check(re.compile(pattern).fullmatch, f"expected the pattern {pattern}")
-
-
-def grounded(source: str, *keys: str) -> Hook:
-    """Judge: every quote stands word for word in the source; returns what it is given.
-
-    Quotes are what an object has at these keys, a string or a list of them; else what
-    stands in quotation marks. 0 of 6 were real, in OpenContracts#2189."""
-    source = plain(source)
-
-    def grounded(found: Any) -> Any:
-        there = [found[key] for key in keys] if keys else plain(found).split('"')[1::2]
-        lists: Any = [it if isinstance(it, list) else [it] for it in there]
-        quotes = [str(quote) for it in lists for quote in it]
-        if not quotes or not all(map(plain, quotes)):
-            raise Reject("there is no quote from the source", value=found)
-        words = {q: rf"(?<!\w){re.escape(plain(q))}(?!\w)" for q in quotes}
-        missing = [clip(q) for q in quotes if not re.search(words[q], source)]
-        if missing:
-            raise Reject(f"not in the source: {', '.join(missing)}", value=found)
-        return found
-
-    return grounded
-
-
-def plain(text: str) -> str:
-    """Return a text with one form of each letter, space and quotation mark."""
-    import unicodedata
-
-    text = re.sub("[\u2018-\u201b\u2032`]", "'", unicodedata.normalize("NFKC", text))
-    return " ".join(re.sub("[\u201c-\u201f\u2033\xab\xbb]", '"', text).split())
-
-
 def all_of(*judges: Hook) -> Hook:
-    """Judge: all of these, in order, each of what the one before it returned, as in
-    all_of(json_with(age=int), check(lambda it: it["age"] > 0, "age: not above 0"))."""
+    """Judge: all of these, in order, each given what the one before it returned.
 
-    def all_of(text: str) -> Generator[Any, Any, Any]:
+    all_of(json_with(age=int), check(lambda found: found["age"] > 0, "age: not above 0"))
+    """
+
+    def all_of(text: str) -> Generator[Any, Any, Accept]:
         value: Any = text
         for judge in judges:
             answer = judge(value)
             if isgenerator(answer):
-                answer = yield from cast("Steps", answer)
+                answer = yield from cast("Generator[Any, Any, Any]", answer)
             elif hasattr(answer, "__await__"):
                 answer = yield answer
-            value = verdict(judge, answer)
+            value = accepted_value(judge, value, answer)
         return Accept(value)
 
+    all_of.labels = getattr(judges[0], "labels", ())  # type: ignore[attr-defined]
     return all_of
 
 
-def probe(judge: Hook, ask: str | Messages) -> list[str]:
-    """Return those of "", "I don't know" and an echo of the ask that a judge accepts:
-    none, if it is any good. Nothing is called; write `assert not probe(judge, ask)`."""
-    echo = ask if isinstance(ask, str) else str(ask[-1]["content"])
-    texts, once = ("", "I don't know", echo), Limits(calls=1)
-    return [t for t in texts if run(ask, judge, call=script(t), fixes=(), limits=once)]
-
-
-# 5. Fix-ups: the special cases, in the order in which they are asked ------------------
+# 5. Fix-ups ---------------------------------------------------------------------------
+# The special cases, in the order in which they are asked; below them, what they share.
+# Each is followed, at the end of its docstring, by where it was reported.
 
 
 def think_tags(state: State) -> Use | None:
-    """The model thought aloud: use what is after </think>, opened or not, or before an
-    endless thought (qwen-code#6033); but a tag inside of JSON is text (probe#439)."""
+    """The model thought aloud. Use what follows </think>, whether or not that was opened,
+    or what stands before a thought without an end. A tag within JSON is text.
+    (qwen-code#6033, probe#439)"""
     head, closed, answer = state.text.partition("</think>")
     before, opened, _ = head.partition("<think>")
-    if not (closed or opened) or left_open(before if opened else head):
+    if not (opened or closed) or scan_json(before).open:
         return None
     return Use((answer if closed else before).strip())
 
 
 def code_fence(state: State) -> Use | None:
-    """The answer is in a Markdown code block: use it, the last first (outrider#111);
-    but one that follows on JSON which is left open is a part of that."""
+    """The answer stands in a Markdown code block. Use the last block first. A block
+    within JSON is a part of it. (outrider#111)"""
     fence = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    pieces = fence.split(state.text)  # talk, block, talk, block ... talk
-    jsons = (block for block in pieces[1:-2:2] if block.lstrip()[:1] in "{[")
-    inside = any(map(left_open, (*pieces[:-2:2], *jsons)))
-    return None if inside else Use(*pieces[-2::-2], state.text)
+    talk, *pieces = fence.split(state.text)  # talk, block, talk, block ... talk
+    if not pieces or scan_json(talk).open:
+        return None
+    return Use(*reversed(pieces[::2]), state.text)
 
 
 def json_slips(state: State) -> Use | None:
-    """There is talk round the JSON (promptfoo#10268), or it has slips: spare commas,
-    bare keys, single or smart quotes, comments, True and None, line ends in strings
-    (dirty-json#21): use each whole piece of it, mended. (A fix-up for the talk alone
-    fired in 169 of 200 runs, and was deleted: ledger.py found that none missed it.)"""
-    spans = (span for text in state.texts for span in json_spans(text))
-    return Use(*(JSONISH.sub(mended, span) for span in spans))
+    """The JSON has talk around it, or slips: spare commas, bare keys, other quotes,
+    comments, True and None, line breaks in strings. Use each whole piece without them,
+    the last piece first. (promptfoo#10268, dirty-json#21)"""
+    pieces = [piece for text in state.texts for piece in scan_json(text).pieces[::-1]]
+    return Use(*pieces) if pieces else None
 
 
-JSONISH = re.compile(  # what there is in JSON with slips; `open` has no end: cut off
-    r"""(?P<text>"[^"\\]*(?:\\.[^"\\]*)*"|“[^“”]*”
-                |(?<![\w'])'[^'\\]*(?:\\.[^'\\]*)*'(?=\s*[]},:]))
-    |(?P<open>["“]|(?<=[\s:,{[])'|/\*(?![^*]*\*/)|(?:(?<!\w:)//|\#)[^\n"]*")
-    |(?P<note>(?:(?<!\w:)//|\#)[^\n"]*|/\*[^*]*\*/)|(?P<key>\b[^\W\d]\w*(?=\s*:))
-    |(?P<word>\b(?:True|False|None)\b)|(?P<comma>,(?=\s*[]}]))|\\.|[][{}]""",
-    re.DOTALL | re.VERBOSE,
+def label_in_talk(state: State) -> Use | None:
+    """The judge wants one of a few labels, and the reply has talk around it. Use the
+    label if it is the only one in the reply and nothing denies it: SmolLM2 said of a
+    neutral text "positive, but it's not entirely neutral"."""
+    found: set[str] = set()
+    for label in getattr(state.judge, "labels", ()):
+        if re.search(rf"(?i)(?<!\w){re.escape(label)}(?!\w)", state.text):
+            found.add(label)
+    if len(found) != 1 or DENIAL.search(state.text):
+        return None
+    return Use(*found)
+
+
+DENIAL = re.compile(
+    r"(?i)\b(not?|non|nor|never|neither|cannot|hardly|barely|without|lacks?)\b"
+    r"|\b(far from|rather than|instead of|anything but)\b|n['\u2019]t\b"
 )
 
 
-def mended(slip: re.Match[str]) -> str:
-    """Return a piece of JSON as it should be. No string changes its meaning."""
-    kind, token = slip.lastgroup, slip[0]
-    if kind == "text":
-        marks = {"\\'": "'", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-        inner = re.sub(r'\\.|["\n\r\t]', lambda m: marks.get(m[0], m[0]), token[1:-1])
-        return f'"{inner}"'
-    if kind == "word":
-        return {"True": "true", "False": "false", "None": "null"}[token]
-    return f'"{token}"' if kind == "key" else "" if kind in ("note", "comma") else token
-
-
-@lru_cache(maxsize=4)
-def json_spans(text: str) -> tuple[str, ...]:
-    """Return the whole objects and lists in a text, none from where one is left open:
-    [{"a": 1}, {"a": 2  was cut off, and must not pass for {"a": 1} (N.E.K.O.#3134). No
-    more than 1,000, none nested deeper: 10 MB of brackets would take half a minute."""
-    spans, end = list[str](), 0
-    while len(spans) < 1000 and (root := re.compile(r"[{[]").search(text, end)):
-        start, end, closing = root.start(), 0, list[str]()
-        for token in JSONISH.finditer(text, start):
-            kind, mark = token.lastgroup, token[0]
-            if mark in "{[":
-                closing.append("}" if mark == "{" else "]")
-            elif kind == "open" or (mark in "}]" and closing.pop() != mark):
-                break
-            if len(closing) > 1000:
-                break
-            if not closing:
-                end = token.end()
-                break
-        if not end:
-            break
-        spans.append(text[start:end])
-    return tuple(spans)
-
-
-def left_open(text: str) -> bool:
-    """Tell whether a text ends inside of JSON: what comes after it belongs to that."""
-    return len(json_spans(f"{text}\n[]")) == len(json_spans(text))
-
-
 def answer_in_reasoning(state: State) -> Use | None:
-    """There is no answer, and JSON in the reasoning: use that (zammad#5984)."""
-    return None if state.text.strip() else Use(*json_spans(state.reply.reasoning))
+    """The reply has no text, and its reasoning has JSON: use that. (zammad#5984)"""
+    if state.reply.text.strip() or state.reply.tool_calls:
+        return None
+    pieces = scan_json(state.reply.reasoning).pieces
+    return Use(*reversed(pieces)) if pieces else None
 
 
-def cut_by_length(state: State) -> Ask | None:
-    """The reply was cut off at max_tokens, whatever its flag says (vis#162,
-    vllm#24184), no JSON in it is whole, and it is more than spaces: allow twice as
-    many, once; four times where thinking took them all (litellm-docs#559)."""
-    for name in ("max_tokens", "max_completion_tokens"):
-        most, used = dig(int, state.settings, name), state.reply.output_tokens
-        cut = state.reply.finish == "length" or (used and most and used >= most)
-        vain = name in state.changed or state.reply.text.isspace()
-        if cut and most and not vain and not json_spans(state.text):
-            more = 2 if state.text.strip() else 4
-            return Ask(state.messages, **{name: more * most})
-    return None
+def tools_wanted(state: State) -> Stop | None:
+    """The model asks for tools, and no fix-up above runs them: stop, as the same request
+    would bring the same."""
+    if not state.reply.tool_calls:
+        return None
+    cure = "give a fix-up that runs them, or uses their arguments as the answer"
+    return Stop(f"{state.complaint}, and no fix-up runs them: {cure}")
 
 
 def empty_reply(state: State) -> Ask | None:
-    """Nothing came: ask afresh; a complaint would only confuse (python-genai#1789)."""
-    return None if state.reply.text.strip() else afresh(state)
+    """The reply is empty: ask again, without a complaint, which would only confuse.
+    (python-genai#1789)"""
+    return None if state.reply.text.strip() else ask_again(state)
+
+
+def cut_by_length(state: State) -> Ask | None:
+    """The reply was cut off at max_tokens, within JSON or within a thought, whatever its
+    flag says: allow twice as many, once; four times as many where thinking took them
+    all. (vis#162, vllm#24184, litellm-docs#559)"""
+    used = state.reply.output_tokens or 0
+    for name in ("max_tokens", "max_completion_tokens"):
+        most = get_path(int, state.settings, name)
+        if not most or name in state.changed:
+            continue
+        cut = state.reply.finish == "length" or used >= most
+        thinking = bool(state.reply.reasoning) and not state.reply.text.strip()
+        if cut and (thinking or scan_json(state.reply.text).open):
+            return Ask(state.messages, **{name: most * (4 if thinking else 2)})
+    return None
 
 
 def ask_afresh(state: State) -> Ask | None:
-    """Every other refusal, from the first: the task again, a new seed, no more. A model
-    that is shown its bad answer repeats it: SmolLM2 in 78 % of re-asks, else 3 %."""
-    return afresh(state) if state.judged % 2 else None
+    """After the first rejection and every other one: ask the same again. A model that is
+    shown its bad answer repeats it (SmolLM2 in 78 % of re-asks, unshown in 3 %). Where
+    the same reply came twice and there is no seed to change, the complaint is next."""
+    pointless = state.repeats > 1 and "seed" not in state.settings
+    return ask_again(state) if state.judged % 2 and not pointless else None
 
 
 def ask_with_complaint(state: State) -> Ask | None:
-    """Every other refusal: the task again, new seed, complaint (smolagents#2566)."""
-    return afresh(state, f"An earlier answer was refused: {state.complaint}")
+    """After every other rejection: ask the task again, with the complaint as a note.
+    Its size stays constant. (smolagents#2566)"""
+    return ask_again(state, f"An earlier answer was refused: {state.complaint}")
 
 
-def escalate(call: Hook) -> Hook:
-    """Return a fix-up: put the task to another model, once. Its place is last, as in
-    [*FIXES, escalate(big)]: the re-asks above it fall silent once a model is stuck."""
+def ask_again(state: State, note: str = "", **settings: Any) -> Ask | None:
+    """Return the move to ask the task, with a note; None where that cannot help: the
+    same reply came three times, or the model refused (hermes-agent#43108).
+
+    A call that has a seed gets the next one. To others none is sent: Mistral, Anthropic
+    and ollama do not take it.
+    """
+    if state.stuck or state.reply.finish == "refusal":
+        return None
+    before, last = state.task[:-1], state.task[-1]
+    content = get_path(object, last, "content") or ""
+    if note and isinstance(content, list):  # of parts: texts, images ...
+        last = {**last, "content": [*content, {"type": "text", "text": note}]}
+    elif note:
+        last = {**last, "content": f"{content}\n\n{note}".strip()}
+    seed = get_path(int, state.settings, "seed")
+    if seed is not None:
+        settings = {"seed": seed + 1} | settings
+    return Ask([*before, last], **settings)
+
+
+def escalate(call: Hook, after: int = 2) -> Hook:
+    """Return a fix-up: once so many replies of a model were rejected, or it is stuck,
+    put the task to another model. It does so once; several make a ladder. Its place is
+    before the re-asks: [*REPAIRS, escalate(big), *RE_ASKS]. In `faults`, where it counts
+    calls that failed in a row, it is the fall-back: [escalate(other), *FAULTS]."""
 
     def escalate(state: State) -> Ask | None:
-        asked = any(a.call == call and not a.hook for a in state.attempts)
-        return None if asked else Ask(state.task, call=call)
+        failed = state.faults_in_a_row if state.fault else state.judged
+        if state.memory.get(name) or not (state.stuck or failed >= after):
+            return None
+        state.memory[name] = True
+        return Ask(state.task, call=call)
 
-    escalate.__name__ = f"escalate_to_{name_of(call)}"
+    name = escalate.__name__ = f"escalate_to_{name_of(call)}"
     return escalate
 
 
-def afresh(state: State, note: str = "", **settings: Any) -> Ask | None:
-    """Return the move to ask the task with a note and a new seed; None once stuck, or
-    where the model refused: it would again, and be paid (hermes-agent#43108)."""
-    *before, last = state.task
-    if note and isinstance(last.get("content"), list):  # of parts: texts, images ...
-        last = {**last, "content": [*last["content"], {"type": "text", "text": note}]}
-    elif note:
-        last = {**last, "content": f"{last.get('content') or ''}\n\n{note}"}
-    # Seeds are counted, not drawn, so that a run that is repeated asks the same.
-    seed = getattr(state.call, "settings", {}).get("seed") or 0
-    vain = state.stuck or state.reply.finish == "refusal"
-    return None if vain else Ask([*before, last], seed=seed + state.judged, **settings)
-
-
-def dialect(state: State) -> Ask | None:
-    """The model knows a parameter by another name, or not at all: its call learns that,
-    once, from the error (opencode#37964): max_tokens is max_completion_tokens."""
-    learned, said = getattr(state.call, "dialect", None), str(state.fault)
-    found = re.search(r"(?i)unsupported (?:parameter|value): '(\w+)'", said)
-    told = state.memory.setdefault("dialect", set[str]())  # by this run
-    if learned is None or not found or found[1] in told:
-        return None
-    told.add(found[1])
-    other = re.search(r"(?i)use '(\w+)' instead", said)
-    learned[found[1]] = other[1] if other else None
-    return Ask(state.messages)
-
-
 def quota_gone(state: State) -> Stop | None:
-    """The account is used up: stop. By its code, not by its words, which come with an
-    ordinary rate limit as well (langchainjs#1929, LibreChat-AI/agents#358)."""
-    gone = getattr(state.fault, "code", "") == "insufficient_quota"
+    """The account has no quota left: stop. The code says so; the words come with an
+    ordinary rate limit as well. (langchainjs#1929, LibreChat-AI/agents#358)"""
+    gone = state.fault.code == "insufficient_quota"
     return Stop("the account has no quota left") if gone else None
 
 
 def bad_request(state: State) -> Stop | None:
-    """The endpoint will never take this: stop, and say what to check (BAML#3224)."""
-    status = getattr(state.fault, "status", None) or 0
-    retry = getattr(state.fault, "retry", None)
-    passing = not 300 <= status < 500 or status in (408, 409, 425, 429)
-    if retry or (passing and retry is None):  # what the endpoint says comes first
+    """The endpoint will never take this request: stop, and say what to check.
+    (BAML#3224)"""
+    status = state.fault.status or 0
+    if not 300 <= status < 500 or status in (408, 409, 425, 429):
         return None
-    check = {401: "the key", 403: "the key", 404: "the model's name, and base_url"}
-    return Stop(f"refused for good: check {check.get(status, 'messages and settings')}")
+    cures = {
+        401: "check the key",
+        402: "the account has no credit",
+        403: "check what the key may do",
+        404: "check the model's name, and base_url",
+    }
+    return Stop(f"refused for good: {cures.get(status, 'check messages and settings')}")
 
 
 def told_to_wait(state: State) -> Ask | None:
-    """The endpoint said how long to wait: wait that long (litellm#4387, aider#3265)."""
-    wait = getattr(state.fault, "wait", None)
-    return later(state, wait) if wait else None
+    """The endpoint said how long to wait: wait that long. (litellm#4387, aider#3265)"""
+    wait = state.fault.wait
+    return ask_later(state, wait) if wait else None
 
 
 def overloaded(state: State) -> Ask | None:
-    """408, 409, 429, 5xx: wait, doubling; 503 and 529 last (claude-code#75396)."""
-    status = getattr(state.fault, "status", None) or 0
+    """The status is 408, 409, 425, 429 or 5xx: wait, each time twice as long, up to a
+    minute; 503 and 529 take longest. (claude-code#75396)"""
+    status = state.fault.status or 0
     first = 4.0 if status in (503, 529) else 1.0
-    wait = min(60.0, first * 2.0 ** (state.spent.faults - 1))
-    return later(state, wait) if status >= 400 else None
+    wait = min(60.0, first * 2.0 ** (state.faults_in_a_row - 1))
+    return ask_later(state, wait) if status >= 400 else None
 
 
 def no_answer(state: State) -> Ask | Stop | None:
-    """No reply came: wait a little; if nothing ever did, stop: the address is wrong."""
-    statuses = [getattr(a.fault, "status", None) or 0 for a in state.attempts]
-    heard = max(statuses) >= 400 or any(a.reply for a in state.attempts)
-    if state.spent.faults >= 3 and not heard:
-        return Stop("nothing ever came: is the endpoint running? check base_url")
-    return later(state, 0.5 * 2.0 ** (state.spent.faults - 1))
+    """No answer came: wait a little, and ask again. Stop after three where none ever
+    came, as the address is probably wrong."""
+    answers = (a.reply or (a.fault and a.fault.status) for a in state.attempts)
+    if state.faults_in_a_row >= 3 and not any(answers):
+        return Stop("no answer ever came: is the endpoint running? check base_url")
+    return ask_later(state, 0.5 * 2.0 ** (state.faults_in_a_row - 1))
 
 
-def later(state: State, wait: float) -> Ask:
-    """Return the move to ask the same after a wait, and some jitter: no rush."""
-    import random
+def ask_later(state: State, wait: float) -> Ask:
+    """Return the move to ask the same after a wait, with jitter: not all at once."""
+    from random import random
 
-    return Ask(state.messages, wait=wait * (1 + random.random() / 4))
+    return Ask(state.messages, wait=wait * (1 + random() / 4))
 
 
-REPAIRS = [think_tags, code_fence, json_slips, answer_in_reasoning]
-RE_ASKS = [cut_by_length, empty_reply, ask_afresh, ask_with_complaint]
+REPAIRS = [think_tags, code_fence, json_slips, label_in_talk, answer_in_reasoning]
+RE_ASKS = [tools_wanted, empty_reply, cut_by_length, ask_afresh, ask_with_complaint]
 FIXES.extend([*REPAIRS, *RE_ASKS])
-FAULTS.extend([dialect, quota_gone, bad_request, told_to_wait, overloaded, no_answer])
+FAULTS.extend([quota_gone, bad_request, told_to_wait, overloaded, no_answer])
+
+# What the repairs share is a reader of JSON that has slips. It never completes what was
+# cut off, and takes nothing out of what is broken:
+#
+#     text                                pieces              why
+#     Sure: {"a": 1,} Bye                 {"a": 1}
+#     Not {'a': 1} but {a: True}          {"a": 1} {"a": true}  the last is used first
+#     [{"a": 1}, {"a": 2                  none                open: cut off
+#     {"a": 1} Sorry: {"a": 2             none                the open one contradicts it
+#     {"a": 1} Again: {"a": 1             {"a": 1}            the open one repeats it
+#     {"a": [{"b": 1} {"b": 2}]}          none                broken: no part of it
+#     {"a": 1}, "b": 2}                   none                a piece of something larger
+#     see [1], {name} and [0, 1): {}      {}                  brackets in prose
+
+SPACE = re.compile(r"(?:\s|//[^\n]*|#[^\n]*|/\*(?:.*?\*/|.*))*", re.DOTALL)  # comments
+WORD = re.compile(r"[\w.+-]+")
+NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+WORDS = {"True": "true", "False": "false", "None": "null"}
+WORDS.update(true="true", false="false", null="null")
+STRINGS = {  # by the mark that opens them; a ' ends one only where JSON goes on
+    '"': re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL),
+    "'": re.compile(r"'([^'\\]*(?:(?:\\.|'(?!\s*[]},:]))[^'\\]*)*)'", re.DOTALL),
+    "\u201c": re.compile("\u201c([^\u201c\u201d]*)\u201d"),
+}
+# Right before, or right after, a piece of something larger:
+GOES_ON = re.compile(r"""\s*(?:,\s*(?:["'{[\u201c]|\w+\s*:)|[]}])""")
+CAME_BEFORE = re.compile(r"""["'\]}\d]\s*[,:]\s*$""")
+DEEPEST = 100  # nested so deep, it is taken for endless
+MOST_BRACKETS = 1_000  # looked at in a text: 10 MB of them would take a minute
+
+
+class NotJson(Exception):
+    """Raised by JsonReader; `.args[0]`: the text ended within a value."""
+
+
+class JsonReader:
+    """Reads one value of JSON at a place in a text.
+
+    `written` is the value without its slips, as far as it was read. `has_content` is
+    true once there is a key or a string: then it is JSON, not brackets in prose.
+    """
+
+    def __init__(self, text: str, at: int):
+        self.text, self.at = text, at
+        self.written: list[str] = []
+        self.has_content = False
+
+    def peek(self) -> str:
+        """Go to the next character that is no space and in no comment; return it."""
+        space = SPACE.match(self.text, self.at)
+        self.at = space.end() if space else self.at
+        if self.at == len(self.text):
+            raise NotJson(True)
+        return self.text[self.at]
+
+    def take(self, character: str) -> bool:
+        """Go past the next character if it is this one; return whether it is."""
+        found = self.peek() == character
+        self.at += found
+        return found
+
+    def read_value(self, depth: int = 0) -> None:
+        """Read a value of any kind."""
+        mark = self.peek()
+        if depth == DEEPEST:
+            raise NotJson(True)
+        if mark in "{[":
+            self.read_members(mark, depth)
+        elif mark in STRINGS:
+            self.read_string(mark)
+        else:
+            self.read_word()
+
+    def read_members(self, mark: str, depth: int) -> None:
+        """Read an object or a list."""
+        self.at += 1
+        self.written.append(mark)
+        close, between = ("}" if mark == "{" else "]"), ""
+        while not self.take(close):
+            self.written.append(between)
+            between = ", "
+            if mark == "{":
+                self.read_key()
+            self.read_value(depth + 1)
+            if not self.take(",") and self.peek() != close:
+                raise NotJson(False)
+        self.written.append(close)
+
+    def read_key(self) -> None:
+        """Read a key and its colon."""
+        mark, word = self.peek(), WORD.match(self.text, self.at)
+        if mark in STRINGS:
+            self.read_string(mark)
+        elif word:
+            self.written.append(json.dumps(word[0]))
+            self.at = word.end()
+        else:
+            raise NotJson(False)
+        if not self.take(":"):
+            raise NotJson(False)
+        self.written.append(": ")
+        self.has_content = True
+
+    def read_string(self, mark: str) -> None:
+        """Read a string: write its marks as ", and its line breaks escaped."""
+        found = STRINGS[mark].match(self.text, self.at)
+        inner = found[1] if found else self.text[self.at + 1 : self.at + 1000]
+        marks = {"\\'": "'", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+        inner = re.sub(r'\\.|["\n\r\t]', lambda m: marks.get(m[0], m[0]), inner)
+        self.written.append(f'"{inner}')
+        if not found:
+            raise NotJson(True)
+        self.written.append('"')
+        self.at, self.has_content = found.end(), True
+
+    def read_word(self) -> None:
+        """Read a number, true, false or null."""
+        found = WORD.match(self.text, self.at)
+        word = found[0] if found else ""
+        if word not in WORDS and not NUMBER.fullmatch(word):
+            raise NotJson(self.at + len(word) == len(self.text))
+        self.at += len(word)
+        self.written.append(WORDS.get(word, word))
+
+
+class Scan(NamedTuple):
+    """What scan_json finds in a text."""
+
+    pieces: tuple[str, ...] = ()  # the whole ones, without slips
+    open: bool = False  # the text ends within one
+
+
+@lru_cache(maxsize=8)
+def scan_json(text: str) -> Scan:
+    """Return the whole pieces of JSON in a text, without their slips, and whether it ends
+    within one. A piece that is open or broken leaves nothing: [{"a": 1}, {"a": 2  must
+    not pass for {"a": 1} (N.E.K.O.#3134). A whole piece before it that it contradicts
+    is in doubt, and left out."""
+    whole: list[str] = []
+    at, is_open, unclosed = 0, False, 0
+    for _ in range(MOST_BRACKETS):
+        bracket = re.compile(r"[{[]").search(text, at)
+        if not bracket or unclosed > 9:
+            break
+        start, is_open = bracket.start(), False
+        reader = JsonReader(text, start)
+        try:
+            reader.read_value()
+        except NotJson as error:
+            unclosed += error.args[0]
+            if not reader.has_content:  # brackets in prose, or JSON cut at its start
+                is_open = error.args[0] and not text[start:].strip("{[ \t\r\n")
+                at = max(reader.at, start + 1)
+                continue
+            part = "".join(reader.written)
+            whole = [piece for piece in whole if not contradicts(part, piece)]
+            end = None if error.args[0] else end_of_brackets(text, start)
+            is_open, at = end is None, end or len(text)
+            continue
+        at = reader.at
+        alone = not (text[:start] + text[at:]).strip()
+        if alone or (reader.has_content and not has_neighbours(text, start, at)):
+            whole.append("".join(reader.written))
+    return Scan(tuple(whole), is_open)
+
+
+def contradicts(part: str, piece: str) -> bool:
+    """Return whether a part of a piece of JSON says of a key what a whole one does not:
+    {"a": "Al  contradicts {"a": "Bob"}, but {"a": "Bo  and {"b": "Al  do not."""
+    keys = [set(re.findall(r'"((?:[^"\\]|\\.)*)": ', it)) for it in (part, piece)]
+    related = not keys[0].isdisjoint(keys[1]) or part[0] == piece[0] == "["
+    return related and not piece.startswith(part)
+
+
+def end_of_brackets(text: str, start: int) -> int | None:
+    """Return where the brackets that open at a place are all closed; None if nowhere."""
+    depth = 0
+    for token in re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL).finditer(
+        text, start
+    ):
+        depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.end()
+    return None
+
+
+def has_neighbours(text: str, start: int, end: int) -> bool:
+    """Return whether a piece of JSON is a member of something larger."""
+    before = text[max(0, start - 50) : start]
+    return bool(CAME_BEFORE.search(before) or GOES_ON.match(text, end))
 
 
 # 6. Calls -----------------------------------------------------------------------------
 
 BODY_LIMIT = 32 * 2**20  # bytes; no reply is this long
 FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
-IDLE = defaultdict[int, list[Any]](list)  # of each process, clients not in use
-POOLS: dict[Any, Any] = {}  # of each event loop, what yields those
 
 
-class chat:  # noqa: N801
+class chat:
     """A call, for `run`, of an OpenAI-compatible endpoint: one request, no retry.
 
     What is not given comes from OPENAI_MODEL, OPENAI_BASE_URL and OPENAI_API_KEY.
-    price: (input, output) in dollars per million tokens. timeout: seconds for one call,
-    looked at between the parts of its body. headers: to add. client: an httpx client of
-    your own. settings: what to add to every request: temperature, max_tokens ..."""
+    price: (input, output) in dollars per million tokens. timeout: seconds for one call.
+    headers: to add. client: an httpx client of your own. settings: what to add to every
+    request: temperature, max_tokens ...
+    """
+
+    blocks = True  # an event loop: `arun` refuses it
 
     def __init__(
         self,
@@ -1062,425 +1102,443 @@ class chat:  # noqa: N801
             url = re.sub("//.*@", "//...@", url)
             cure = "give base_url or set OPENAI_BASE_URL, as in http://host/v1"
             raise ValueError(f"no endpoint in {url!r}: {cure}; or OPENAI_API_KEY alone")
-        own = ({"Authorization": f"Bearer {key}"} if key else {}) | (headers or {})
-        plain = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        self.headers = plain | own
-        base, mark, query = url.partition("?")  # Azure has its version there
-        if not all(v.isascii() and v.isprintable() for v in self.headers.values()):
+        secret = ({"Authorization": f"Bearer {key}"} if key else {}) | (headers or {})
+        self.headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            **secret,
+        }
+        if not all(it.isascii() and it.isprintable() for it in self.headers.values()):
             raise ValueError("a key or header has characters that HTTP does not allow")
-        held = [key, *own.values(), query]  # and their parts:
-        held += re.split(r"[\s:=&]", " ".join(held))
-        self.secrets = [it for it in held if len(it) >= 8]  # what is shorter is a word
-        url, self.price = f"{base.rstrip('/')}/chat/completions", price
-        self.url = f"{url}{mark}{query}"
+        base, mark, query = url.partition("?")  # Azure has its version there
+        self.url = f"{base.rstrip('/')}/chat/completions{mark}{query}"
+        # Never shown. What is shorter is a word, not a key.
+        self.secrets = [it for it in (key, query, *secret.values()) if len(it) >= 8]
         self.settings = ({"model": model} if model else {}) | settings
-        self.timeout, self.client, self.__name__ = timeout, client, model or "chat"
-        self.dialect: dict[str, str | None] = {}  # learned; no part of the settings
+        self.timeout, self.client, self.price = timeout, client, price
+        self.__name__ = model or "chat"
 
     def __call__(self, messages: Messages, **changed: Any) -> Reply:
-        import asyncio
-
-        with suppress(RuntimeError):
-            if asyncio.get_running_loop():
-                raise HookError("chat would block the event loop: use achat, and arun")
-        idle, body, began = IDLE[os.getpid()], bytearray(), time.monotonic()
-        client = self.client or taken(idle, "Client")
+        body, began = bytearray(), time.monotonic()
+        client = self.client or borrow_client()
         try:
             with client.stream(**self.request(messages, changed)) as response:
                 for chunk in response.iter_bytes():
-                    self.take(chunk, body, began)
-        except http_errors() as error:
-            raise self.fault(error) from None  # its request has the key
+                    self.add_chunk(chunk, body, began)
+        except http().HTTPError as error:
+            raise self.broken(error) from None  # its request has the key
         finally:
-            idle += [] if self.client else [client]
+            if not self.client:
+                IDLE.append(client)
         return self.read(response, body, began)
 
     def request(self, messages: Messages, changed: dict[str, Any]) -> dict[str, Any]:
         """Return what the client's `stream` needs to send these messages."""
-        settings = effective(self, changed)
-        for name in settings.keys() & self.dialect.keys():
-            value, other = settings.pop(name), self.dialect[name]
-            settings |= {other: value} if other else {}
+        settings = self.settings | changed
+        settings = {key: it for key, it in settings.items() if it is not None}
         body = json.dumps(settings | {"messages": messages}).encode()
         silence = (min(10.0, self.timeout), self.timeout, self.timeout, None)
-        where = {"method": "POST", "url": self.url, "headers": self.headers}
-        return where | {"content": body, "timeout": silence}
+        request = {"method": "POST", "url": self.url, "headers": self.headers}
+        return request | {"content": body, "timeout": silence}
 
-    def take(self, chunk: bytes, body: bytearray, began: float) -> None:
-        """Add to the body; raise CallError where it is too slow, or too large."""
+    def add_chunk(self, chunk: bytes, body: bytearray, began: float) -> None:
+        """Add to the body; raise CallError where it is too slow or too large."""
         late = len(body) > 0 and time.monotonic() - began > self.timeout
         body += chunk
         if late or len(body) > BODY_LIMIT:
             limits = f"{self.timeout:.0f} s and {BODY_LIMIT} bytes"
             raise self.fault(f"no whole reply within {limits}", billed=True)
 
-    def fault(self, why: object, code: str = "", **facts: Any) -> CallError:
+    def broken(self, error: Exception) -> CallError:
+        """Return the CallError for a broken connection."""
+        name = type(error).__name__
+        sent = not name.startswith(("Connect", "UnsupportedProtocol"))
+        return self.fault(f"{name} {error}", billed=sent)
+
+    def fault(self, why: str, code: str = "", **facts: Any) -> CallError:
         """Return a CallError that says why and where, and never holds a key."""
-        if isinstance(why, Exception):
-            name, unsent = type(why).__name__, ("Connect", "UnsupportedProtocol")
-            why, facts = f"{name} {why}", {"billed": not name.startswith(unsent)}
-        texts = [str(why), code, self.url]
+        texts = [why, code, self.url]
         for secret in self.secrets:
             texts = [text.replace(secret, "(key)") for text in texts]
         why, code, url = texts
         return CallError(f"{why[:250]} ({url})", code=code[:60], **facts)
 
     def read(self, response: Any, body: bytearray, began: float) -> Reply:
-        """Return the reply in a response, or raise CallError where there is none."""
+        """Return the reply in a response; raise CallError where there is none."""
         text = body.decode(errors="replace").strip("\ufeff \t\r\n")
-        raw: Any = None  # the HTML of a proxy, say, whatever the content type
+        raw: Any = None  # the HTML of a proxy is no JSON, whatever its content type
         with suppress(ValueError, RecursionError):
             raw = json.loads(text)
-        message = dig(dict, raw, "choices", 0, "message")
-        if response.status_code >= 300 or message is None or dig(object, raw, "error"):
+        message = get_path(dict, raw, "choices", 0, "message")
+        failed = response.status_code >= 300 or get_path(object, raw, "error")
+        if failed or message is None:
             raise self.refusal(response, raw, text)
-        said, refusal = dig(str, message, "content"), dig(str, message, "refusal")
-        for part in dig(list, message, "content") or ():
-            said = (said or "") + (dig(str, part, "text") or "")
-        calls, usage = dig(list, message, "tool_calls") or (), dig(dict, raw, "usage")
-        finish = FINISH.get(dig(str, raw, "choices", 0, "finish_reason"), "unknown")
+        refusal = get_path(str, message, "refusal")
+        calls: list[Any] = get_path(list, message, "tool_calls") or []
+        finish = get_path(str, raw, "choices", 0, "finish_reason")
+        finish = FINISH.get(finish, "unknown")
         if refusal or (calls and finish != "length"):
             finish = "refusal" if refusal else "tools"
-        thought = dig(str, message, "reasoning_content")
+        thought = get_path(str, message, "reasoning_content")
+        usage = get_path(dict, raw, "usage")
         return Reply(
-            text=said or refusal or "",
+            text=text_of(message) or refusal or "",
             finish=finish,
-            reasoning=thought or dig(str, message, "reasoning") or "",
+            reasoning=thought or get_path(str, message, "reasoning") or "",
             tool_calls=tuple(calls),
-            input_tokens=figure(int, usage, "prompt_tokens"),
-            output_tokens=figure(int, usage, "completion_tokens"),
-            cost=figure((int, float), usage, "cost"),
+            input_tokens=usage_figure(usage, "prompt_tokens"),
+            output_tokens=usage_figure(usage, "completion_tokens"),
+            cost=usage_figure(usage, "cost"),
             seconds=time.monotonic() - began,
-            model=dig(str, raw, "model") or "",
-            id=dig(str, raw, "id") or "",
+            model=get_path(str, raw, "model") or "",
+            id=get_path(str, raw, "id") or "",
             raw=raw,
         )
 
     def refusal(self, response: Any, raw: Any, text: str) -> CallError:
         """Return the CallError for a response that has no reply in it."""
         status, headers = response.status_code, response.headers
-        if status < 300:  # an error inside of a 200 has its own: inspect_ai#1534
-            status = dig(int, raw, "error", "code") or status
-        said = dig(str, raw, "error", "message") or text or "an empty body"
+        if (
+            status < 300
+        ):  # an error within a 200 has a status of its own: inspect_ai#1534
+            status = get_path(int, raw, "error", "code") or status
+        why = get_path(str, raw, "error", "message") or text or "an empty body"
         if status < 400 or text.startswith("<"):
-            said = f"check base_url: {headers.get('location', '')} {said}"
-        code = dig(str, raw, "error", "code") or dig(str, raw, "error", "type") or ""
-        retry = {"true": True, "false": False}.get(headers.get("x-should-retry"))
-        facts = {"status": status, "wait": wait_told(headers, said), "retry": retry}
-        return self.fault(f"{status}: {said}", code, **facts)
+            why = f"check base_url: {headers.get('location', '')} {why}"
+        code = get_path(str, raw, "error", "code")
+        code = code or get_path(str, raw, "error", "type") or ""
+        wait = wait_in(headers)
+        return self.fault(f"{status}: {why}", code, status=status, wait=wait)
 
 
-class achat(chat):  # noqa: N801
+class achat(chat):
     """A call, for `arun`: what chat is, awaited."""
+
+    blocks = False
 
     async def __call__(  # type: ignore[override]
         self, messages: Messages, **changed: Any
     ) -> Reply:
-        import asyncio
+        from asyncio import CancelledError, get_running_loop
 
-        idle = await anext(POOLS.setdefault(asyncio.get_running_loop(), pool()))
-        client, body = self.client or taken(idle, "AsyncClient"), bytearray()
-        began = time.monotonic()
+        body, began = bytearray(), time.monotonic()
+        loop = get_running_loop()
+        if loop not in IDLE_OF_LOOP:
+            IDLE_OF_LOOP[loop] = keep_idle_clients(loop)
+        idle = await anext(IDLE_OF_LOOP[loop])
+        client = self.client or (idle.pop() if idle else new_client("AsyncClient"))
         try:
             async with client.stream(**self.request(messages, changed)) as response:
                 async for chunk in response.aiter_bytes():
-                    self.take(chunk, body, began)
-        except http_errors() as error:
-            raise self.fault(error) from None
-        except asyncio.CancelledError:  # its connection would stay in use for ever
+                    self.add_chunk(chunk, body, began)
+        except http().HTTPError as error:
+            raise self.broken(error) from None
+        except CancelledError:  # its connection would stay in use for ever
             if not self.client:
                 await client.aclose()
             raise
         finally:
-            idle += [] if self.client or client.is_closed else [client]
+            if not self.client and not client.is_closed:
+                idle.append(client)
         return self.read(response, body, began)
 
 
-def figure(kind: Any, usage: Any, name: str) -> Any:
-    """Return what was used, as told; None if below zero, NaN or beyond all sense."""
-    told = dig(kind, usage, name)
-    return told if told is not None and 0 <= told < 1e12 else None
+def usage_figure(usage: Any, name: str) -> Any:
+    """Return a figure of the usage; None where it is negative, NaN or beyond sense."""
+    figure = get_path((int, float), usage, name)
+    return figure if figure is not None and 0 <= figure < 1e12 else None
 
 
-def wait_told(headers: Any, said: str) -> float | None:
-    """Return the seconds that a response tells to wait: in ms, in seconds, by a date,
-    by the reset of a limit that has nothing left, or in words (aider#3265)."""
-    from email.utils import parsedate_to_datetime
-
-    told, waits = headers.get("retry-after", ""), list[float]()
-    for number, unit in ((headers.get("retry-after-ms", ""), 1000), (told, 1)):
-        with suppress(ValueError):
-            waits.append(float(number) / unit)
-    with suppress(ValueError, TypeError, OverflowError):
-        waits.append(parsedate_to_datetime(told).timestamp() - time.time())
-    for kind in ("requests", "tokens"):
-        if headers.get(f"x-ratelimit-remaining-{kind}") == "0":
-            waits.append(duration(headers.get(f"x-ratelimit-reset-{kind}", "")))
-    waits += map(duration, re.findall(r"(?i)try again in ([\d.hms]+)", said))
-    return next((wait for wait in waits if 0 < wait < 1e9), None)  # 0, nan, inf: seen
+# Clients that are not in use. Each serves one request at a time: in httpx 0.28.1 the
+# pool of a shared one takes time in the square of its connections.
+IDLE: list[Any] = []
+IDLE_OF_LOOP: dict[Any, Any] = {}  # for each event loop, what keeps those of it
 
 
-def duration(text: str) -> float:
-    """Return the seconds of a text like 6m0s, 12ms or 5.289s."""
-    units = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600}
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text[:40])
-    return sum(float(number) * units[unit] for number, unit in parts)
-
-
-def http_errors() -> tuple[Any, ...]:
-    """Return what httpx and httpx2 raise, of whichever is in use."""
-    loaded = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
-    return tuple(library.HTTPError for library in loaded)
-
-
-@lru_cache
-def client_maker(kind: str) -> Hook:
-    """Return what makes a client that has no proxy to this machine, no queue for a free
-    slot, and no cookies: they would go from one endpoint, or key, to another."""
-    from http.cookiejar import CookieJar, DefaultCookiePolicy
-    from importlib import import_module, util
-
-    only = util.find_spec("httpx2") and not util.find_spec("httpx")
-    library = import_module("httpx2" if only else "httpx")
-    direct = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
-    limits, trust = library.Limits(max_connections=None), library.create_ssl_context()
-    jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-    facts = {"mounts": direct, "limits": limits, "cookies": jar, "verify": trust}
-    return partial(getattr(library, kind), **facts)
-
-
-def taken(idle: list[Any], kind: str) -> Any:
-    """Return a client, for one request at a time: in httpx 0.28.1 the pool of a shared
-    one takes time in the square of its connections, and loses those cancelled."""
+def borrow_client() -> Any:
+    """Return a client that is not in use."""
     try:
-        return idle.pop()
+        return IDLE.pop()
     except IndexError:
-        return client_maker(kind)()
+        return new_client("Client")
 
 
-@atexit.register
-def close_idle() -> None:
-    """Close the idle clients of this process, or Python warns of their sockets."""
-    for client in IDLE.pop(os.getpid(), ()):
-        client.close()
-
-
-async def pool() -> Any:
-    """Yield the idle clients of an event loop; asyncio.run closes them in the end."""
-    idle = list[Any]()
+async def keep_idle_clients(loop: Any) -> Any:
+    """Yield the list of idle clients of an event loop, again and again. asyncio.run
+    closes this generator when the loop ends, and so it closes the clients."""
+    idle: list[Any] = []
     try:
-        for closed in [loop for loop in tuple(POOLS) if loop.is_closed()]:
-            POOLS.pop(closed, None)  # other threads do so, too
         while True:
             yield idle
     finally:
+        IDLE_OF_LOOP.pop(loop, None)
         for client in idle:
             await client.aclose()
 
 
-# 7. The screen ------------------------------------------------------------------------
-
-LINES = {  # what is shown of an event; of those that are not here, nothing
-    "reply": "{n:3} {seconds:5.1f} s  {text!r:.400}",
-    "reused": "{n:3}          on the tape",
-    "fault": "{n:3} {seconds:5.1f} s  fault: {why}",
-    "decide": "      -> {fix}{settings}: {why}",
-    "end": "    = {why} ({calls} calls, {tokens} tokens, {seconds:.1f} s)",
-    "progress": "{why}",
-}
+@atexit.register
+def close_idle_clients() -> None:
+    """Close the idle clients of this process, or Python warns about their sockets."""
+    for client in IDLE:
+        client.close()
 
 
-def line_of(event: dict[str, Any]) -> str:
-    """Return an event as one line that is safe to show; "" where it is worth none."""
-    aside = event["hook"] and event["event"] == "end"  # the call of a hook came back
-    shape = "" if aside else LINES.get(event["event"], "")
-    changed = f" {event['settings']}" if event.get("settings") else ""
-    line = shape.format(**event | {"settings": changed})
-    return visible(line[:1000]).replace("\n", "\\n")
+if hasattr(os, "register_at_fork"):  # a child must not use the sockets of its parent
+    os.register_at_fork(after_in_child=IDLE.clear)
+
+
+@lru_cache
+def http() -> Any:
+    """Return httpx, or its maintained fork httpx2 where only that is installed."""
+    from importlib import import_module, util
+
+    only_httpx2 = util.find_spec("httpx2") and not util.find_spec("httpx")
+    return import_module("httpx2" if only_httpx2 else "httpx")
+
+
+@lru_cache
+def trusted_certificates() -> Any:
+    """Return the certificates that are trusted: reading them takes 10 ms."""
+    return http().create_ssl_context()
+
+
+def new_client(kind: str) -> Any:
+    """Return a client that has no proxy to this machine, no queue for a free slot, and
+    no cookies: they would go from one endpoint, or key, to another."""
+    from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+    return getattr(http(), kind)(
+        mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),
+        limits=http().Limits(max_connections=None),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        verify=trusted_certificates(),
+    )
+
+
+# 7. Watching --------------------------------------------------------------------------
 
 
 def show(event: dict[str, Any]) -> None:
-    """Watcher: show a run as it happens, line by line on stderr: run(watch=show)."""
-    if line := line_of(event):
-        codes = {"decide": "36", "end": "32" if event.get("accepted") else "31"}
-        code = codes.get(event["event"])
-        if code and sys.stderr.isatty() and not os.getenv("NO_COLOR"):
-            line = f"\x1b[{code}m{line}\x1b[0m"
-        print(line, file=sys.stderr)
+    """Watcher: show a run as it happens, on stderr: run(..., watch=show).
 
-
-@contextmanager
-def screen(rows: int = 8) -> Generator[Hook, None, None]:
-    """Give a watcher: on a terminal a live view of the last rows, gone in the end; with
-    NO_COLOR, CI, TERM=dumb, no terminal or no rich: show.
-
-    with screen() as watch: run(..., watch=watch)"""
-    from importlib.util import find_spec
-
-    no = os.getenv("NO_COLOR") or os.getenv("CI") or os.getenv("TERM") == "dumb"
-    if no or not sys.stderr.isatty() or not find_spec("rich"):
-        yield show
-        return
-    from rich.console import Console
-    from rich.live import Live
+    What was wrong stands before what was done about it. Rich decides about colour. On a
+    terminal a reply takes one line; elsewhere it is shown whole, up to 1,000 characters.
+    """
     from rich.text import Text
 
-    def view(event: dict[str, Any]) -> None:
-        kept = bottom if event["event"] == "progress" else above
-        kept.extend(filter(None, [line_of(event)]))
-        lines = "\n".join([*above, *bottom])
-        live.update(Text(lines, no_wrap=True, overflow="ellipsis"))
+    line, style = line_of(event)
+    if line:
+        one_line = event["event"] == "reply" and console().is_terminal
+        shape = {"no_wrap": True, "overflow": "ellipsis"} if one_line else {}
+        console().print(Text(line, style), soft_wrap=not one_line, **shape)
 
-    above, bottom = deque[str](maxlen=rows), deque[str](maxlen=1)
-    console = Console(stderr=True)
-    there = sys.stdout.isatty()  # elsewhere, what is printed would end up on stderr
-    ours = getsignal(SIGTERM) is SIG_DFL and current_thread() is main_thread()
-    if ours:  # or the cursor would stay hidden
-        signal(SIGTERM, lambda _number, _frame: sys.exit(143))
-    try:
-        with Live(console=console, transient=True, redirect_stdout=there) as live:
-            yield view
-    finally:
-        if ours:
-            signal(SIGTERM, SIG_DFL)
+
+def line_of(event: dict[str, Any]) -> tuple[str, str]:
+    """Return an event as one line that is safe to show, and its style; "" for none."""
+    kind, hook = event["event"], event["hook"]
+    start = f"{event['n']:3} {event.get('seconds') or 0:5.1f} s  "
+    line, style = "", ""
+    if kind == "reply":
+        line = start + repr(event["text"])
+        for request in event["tool_calls"]:
+            function = get_path(dict, request, "function") or request
+            line += f" asks for {function.get('name')}({function.get('arguments')})"
+    elif kind == "reused":
+        line, style = f"{event['n']:3}          (the reply is on the tape)", "dim"
+    elif kind == "fault":
+        line, style = f"{start}failed: {event['why']}", "yellow"
+    elif kind == "inspect" and event["complaint"]:
+        line, style = f"{'':12}rejected: {event['complaint']}", "yellow"
+    elif kind == "decide":
+        line, style = f"{'':12}-> {event['fix']} {action_of(event)}", "cyan"
+    elif kind == "end" and not hook:
+        spent = f"{event['calls']} calls, {event['tokens']} tokens"
+        line = f"= {event['why']} ({spent}, {event['seconds']:.1f} s)"
+        style = "bold green" if event["accepted"] else "bold red"
+    if hook and line:
+        line = f"{line[:12]}[{hook}] {line[12:]}"
+    return visible(line[:1000]).replace("\n", "\\n"), style
+
+
+def action_of(event: dict[str, Any]) -> str:
+    """Return in words what a fix-up did."""
+    if event["move"] != "Ask":
+        return {"Use": "repairs the reply", "Stop": "stops"}[event["move"]]
+    waits = f"waits {event['wait']:.1f} s and " if event["wait"] else ""
+    return f"{waits}asks again {event['settings'] or ''}".rstrip()
+
+
+@lru_cache
+def console() -> Any:
+    """Return rich's console on stderr: it knows NO_COLOR, dumb terminals and pipes."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+BLANK = "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\U000e0100-\U000e01ef]"
+
+
+def visible(text: str) -> str:
+    """Return hostile text safe to show: what acts on a terminal or hides is escaped."""
+    harmless = "\n\t\u3000\u200c\u200d"  # the joiners are in emoji, and in Persian
+    text = re.sub(BLANK, lambda found: ascii(found[0])[1:-1], text)
+    return "".join(
+        c if c.isprintable() or c in harmless else ascii(c)[1:-1] for c in text
+    )
 
 
 # 8. The tape --------------------------------------------------------------------------
+# Promised, each with the test that shows it:
+# - A reply is on the disk before anyone looks at it, and is never paid for again: the same
+#   run, in this process or another, asks only for what is missing.
+#   (test_kill_9_pays_again_only_for_what_was_in_flight)
+# - A record that a kill tore spoils only itself. (test_torn_record_spoils_only_itself)
+# - A reader that looks while another process writes misses no record.
+#   (test_reader_misses_no_record_while_another_process_writes)
+# - A full disk raises an OSError that carries the reply.
+#   (test_full_disk_raises_and_carries_the_reply)
+# - `cat` of two tapes is a tape. (test_cat_of_two_tapes_is_a_tape)
+# - A file that is no tape of this version is refused, and left alone.
+#   (test_file_that_is_no_tape_is_refused_and_left_alone)
+# Not promised:
+# - A call in flight at a kill may be paid for twice, and so may a run that two processes
+#   do at once under one name. (test_two_processes_that_do_one_run_at_once_both_pay)
+# - NFS, SMB and the like lose what several machines append: give each a file, then `cat`.
+# - Power loss on macOS, whose fsync is no F_FULLFSYNC. On Windows a lock keeps the tape
+#   to one process. Neither system was tried.
+# - Under `arun` a write holds up the event loop for as long as the disk takes.
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-ENCODER = json.JSONEncoder(default=repr, skipkeys=True)  # of any value; ASCII
+TAPE_HEAD = b'{"v": 2, '
 
 
 class Tape:
-    """What was asked, what came and what was decided: JSON Lines in a file that grows.
+    """A file of events, as JSON Lines: run(..., tape=Tape("runs.jsonl")).
 
-    run(..., tape=Tape("runs.jsonl")): run it again, with a new Tape, and no reply is
-    bought twice. Its events, in time: item (of each), start; for each request sent and
-    then, before anyone looks at it, reply, fault, or reused (it was there); decide (a
-    fix-up spoke, and why: the complaint); end. Made for many threads and, on Linux and
-    macOS, many processes of one machine, each with a Tape of its own; Windows has no
-    lock: one process. A reply is on the disk (fdatasync; fsync where there is none)."""
+    A reply is found by the run's name, its request (messages, settings and the name of
+    the call) and how often the run asked that. A nameless run is named by what it asks,
+    and the second such run on one Tape object is another one; a named run is always the
+    same. Raises OSError where the file cannot be written, ValueError if it is no tape.
+    """
 
-    def __init__(self, path: str | os.PathLike[str], replaying: bool = False):
-        self.path, self.replaying, self.lock = os.path.abspath(path), replaying, Lock()
-        self.names = Counter[str]()
-        self.last = {kind: dict[str, Any]() for kind in ("item", "start", "end")}
-        self.ends: dict[str, dict[str, Any]] = {}  # of the runs that are replayed
-        self.places = defaultdict[tuple[str, str], list[int]](list)
-        self.unanswered = 0  # requests in flight at a kill: they may have been billed
-        self.unasked = 0  # replies that nobody asked for, so far
-        if not replaying:
-            how = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-            self.file = os.open(self.path, how, 0o600)
-            finalize(self, os.close, self.file).atexit = False  # workers may live
-        for place, event in self.events(path) if replaying else ():
-            if event["event"] in self.last and not event["hook"]:
-                self.last[event["event"]][event["run"]] = event | {"place": place}
-        for place, event in self.events(path):
-            kind, run = event["event"], event["run"]
-            self.unanswered += (kind == "sent") - (kind in ("reply", "fault"))
-            self.unasked += kind == "reply"
-            kept = kind == "reply" or (replaying and kind in ("fault", "sent"))
-            begun = self.last["start"].get(run, {}).get("place", 0)
-            if kept and (kind != "fault" or place > begun):  # older: not repeated
-                self.places[run, event.get("key", "")].append(place)
+    def __init__(self, path: str | os.PathLike[str]):
+        from weakref import finalize
 
-    @staticmethod
-    def events(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the place and the facts of each event; what is torn is skipped."""
-        place, head = 0, b'{"v": 1, '
-        with open(path, "rb") as file:
-            if (begin := file.read(9)) != head[: len(begin)]:
-                raise ValueError(f"{path} is no tape of version 1: {begin!r}")
-            file.seek(0)
-            for line in file:
-                with suppress(ValueError, RecursionError):
-                    event = json.loads(line if line.startswith(head) else "")
-                    if {"event", "run", "hook"} <= event.keys():
-                        yield place, event
-                place += len(line)
+        self.path = os.path.abspath(path)
+        self.lock, self.read_to = threading.Lock(), 0
+        self.names: Counter[str] = Counter()
+        self.places: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        mode = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        self.file = os.open(self.path, mode, 0o600)
+        finalize(self, os.close, self.file).atexit = False  # threads may still write
+        check_tape(self.path)
+        if sys.platform == "win32":
+            import msvcrt
 
-    def at(self, place: int) -> dict[str, Any]:
-        """Return the event at a place in the file."""
-        with open(self.path, "rb") as file:
-            file.seek(place)
-            return cast("dict[str, Any]", json.loads(file.readline()))
+            os.lseek(self.file, 2**62, os.SEEK_SET)  # a byte that is never written
+            msvcrt.locking(self.file, msvcrt.LK_NBLCK, 1)
 
-    def named(self, name: str, task: Any) -> str:
-        """Return the name of a run; a name that this process had before becomes #2."""
+    def __reduce__(self) -> Any:
+        return Tape, (self.path,)  # in another process it is opened again
+
+    def name_run(self, task: Any) -> str:
+        """Return a name for a nameless run: by what it asks, and how often that was."""
+        name = digest(task)
         with self.lock:
-            self.names[name := name or digest(task)] += 1
+            self.names[name] += 1
             return name if self.names[name] == 1 else f"{name}#{self.names[name]}"
 
-    def recall(self, run: Run) -> Any:
-        """Return what is on the tape of a run's present request, or None."""
-        if not hasattr(run.call, "settings"):
-            cure = "a tape needs it to know a request again; {} will do"
-            raise TypeError(f"call {name_of(run.call)} has no .settings: {cure}")
-        key = digest([run.messages, run.settings])
-        before = sum(a.key == key for a in run.attempts if a.reply or self.replaying)
-        places, run.attempt.key = self.places.get((run.name, key), ()), key
-        if before >= len(places):
-            return self.diverged(run) if self.replaying else None
-        event = self.at(places[before])
-        if event["event"] == "fault":
-            return CallError(**{k: event[k] for k in CallError.__dataclass_fields__})
-        with self.lock:
-            self.unasked -= 1
-        run.attempt.reused = True
-        return Reply(**{k: event[k] for k in Reply.__slots__ if k in event})
+    def recall(self, state: State) -> Reply | None:
+        """Return the reply to the present request of a run, if it is on the tape."""
+        attempt = state.attempts[-1]
+        name = lasting_name(state.call)
+        attempt.key = digest([attempt.messages, attempt.settings, name])
+        place = self.place_of(state)
+        if place is None:
+            self.read_on()  # another process may have asked it meanwhile
+            place = self.place_of(state)
+        if place is None:
+            return None
+        attempt.reused = True
+        event: Any = json.loads(next(whole_lines(self.path, place))[1])
+        event["tool_calls"] = tuple(event["tool_calls"])
+        return Reply(**{it: event[it] for it in Reply.__slots__ if it in event})
 
-    def diverged(self, run: Run) -> None:
-        """Raise the CallError for a request that is not there; show what is nearest."""
-        sent = map(self.at, self.places.get((run.name, ""), ()))
-        texts = [json.dumps([it["messages"], it["settings"]]) for it in sent] or [""]
-        asked = json.dumps([run.messages, run.settings])
-        same = {len(os.path.commonprefix((asked, text))): text for text in texts}
-        at, near = max(0, max(same) - 20), same[max(same)]
-        told = f"asked {asked[at : at + 80]!r}, on the tape {near[at : at + 80]!r}"
-        raise CallError(f"diverged: {told}")
+    def place_of(self, state: State) -> int | None:
+        """Return where in the file the next reply to a run's request is."""
+        key = state.attempts[-1].key
+        with self.lock:
+            places = self.places.get((state.name, key), [])
+        if not places:
+            return None
+        number = sum(it.key == key and it.reply is not None for it in state.attempts)
+        return places[number] if number < len(places) else None
+
+    def read_on(self) -> None:
+        """Take in the whole lines that were added since the last time."""
+        with self.lock:
+            if os.fstat(self.file).st_size == self.read_to:
+                return
+            for place, line in whole_lines(self.path, self.read_to):
+                self.read_to = place + len(line)
+                event = event_in(line)
+                if event and event["event"] == "reply":
+                    self.places[event["run"], event["key"]].append(place)
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append an event, whole or not at all; OSError if the disk has no space."""
-        facts = {"v": 1, **event, "at": round(time.time(), 3)}
+        """Append an event. A reply is on the disk when this returns."""
+        facts = {"v": 2, **event, "at": round(time.time(), 3)}
         try:
-            line = ENCODER.encode(facts).encode() + b"\n"
+            text = json.dumps(facts, default=repr, skipkeys=True)
         except Exception:  # noqa: BLE001
-            # The value is in a ring, nested too deep, or has a repr that raises.
-            line = ENCODER.encode(facts | {"value": "no JSON"}).encode() + b"\n"
-        if self.replaying:
-            self.ends |= {} if event["hook"] else {event["run"]: json.loads(line)}
-            return
-        try:
-            with self.lock:
-                self.append(line)
-            if event["event"] == "reply":
-                getattr(os, "fdatasync", os.fsync)(self.file)
-        except OSError as error:
-            error.filename = self.path
-            raise
+            # A value contains itself, is nested too deep, or has a repr that raises.
+            text = json.dumps(facts | {"value": "not JSON"}, default=repr)
+        # A line break before it ends a record that a kill tore. One write, as others
+        # append to the file as well. Blank lines are passed over.
+        line = f"\n{text}\n".encode()
+        written = os.write(self.file, line)
+        if written < len(line):  # a full disk does not raise
+            from errno import ENOSPC
 
-    def append(self, line: bytes) -> None:
-        """Append a line, where other processes may do so as well."""
-        if fcntl:
-            fcntl.flock(self.file, fcntl.LOCK_EX)
-        try:
-            end = os.lseek(self.file, 0, os.SEEK_END)
-            os.lseek(self.file, max(0, end - 1), os.SEEK_SET)
-            if end < 9:  # there is nothing, or a kill tore it in its very head
-                os.ftruncate(self.file, 0)
-            elif os.read(self.file, 1) != b"\n":
-                line = b"\n" + line  # a kill tore the line before
-            if os.write(self.file, line) < len(line):  # a full disk says nothing
-                os.ftruncate(self.file, end)
-                raise OSError(ENOSPC, f"no space for {line[:60]!r}")
-        finally:
-            if fcntl:
-                fcntl.flock(self.file, fcntl.LOCK_UN)
+            why = f"{written} of {len(line)} bytes were written of {text[:200]}"
+            raise OSError(ENOSPC, why, self.path)
+        if event["event"] == "reply":
+            getattr(os, "fdatasync", os.fsync)(self.file)
+
+
+def whole_lines(path: str, place: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield each line of a tape with its place, but no tail that is being written."""
+    with open(path, "rb") as file:
+        file.seek(place)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            yield place, line
+            place += len(line)
+
+
+def event_in(line: bytes) -> dict[str, Any] | None:
+    """Return the event in a line of a tape; None where it is blank or torn."""
+    if not line.startswith(TAPE_HEAD):
+        return None
+    with suppress(ValueError, RecursionError):
+        event: dict[str, Any] = json.loads(line)
+        if {"event", "run", "hook"} <= event.keys():
+            return event
+    return None
+
+
+def check_tape(path: str) -> None:
+    """Raise ValueError where a file is no tape of this version."""
+    with open(path, "rb") as file:
+        start = file.read(100).lstrip(b"\n")
+    if start[: len(TAPE_HEAD)] == TAPE_HEAD[: len(start)]:
+        return
+    if start.startswith(b'{"v": '):
+        version = start[6:].partition(b",")[0].decode(errors="replace")
+        why = f"a tape of version {version}, and loop.py {__version__} writes version 2"
+        raise ValueError(f"{path} is {why}: give another file")
+    raise ValueError(f"{path} is no tape, it starts with {start[:20]!r}")
 
 
 def digest(data: Any) -> str:
@@ -1490,195 +1548,566 @@ def digest(data: Any) -> str:
     try:
         text = json.dumps(data, sort_keys=True)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{error} (an item? give key=): {data!r:.80}") from None
+        raise TypeError(f"{error}, but a tape needs JSON: {data!r:.200}") from None
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def bound(item: Any, name: str, call: Hook, tape: Any, **options: Any) -> Hook:
-    """Return `run` as a task gets it: its runs are name/1, name/2 ... or name/own."""
-    options, numbers = options | {"call": call, "tape": tape}, count(1)
-    if tape is not None:
-        about = {"event": "item", "run": name, "n": 0, "hook": "", "item": item}
-        tape.write(about | {"settings": effective(call, {})})
+def lasting_name(call: Hook) -> str:
+    """Return the name by which a tape knows a call again, or raise TypeError.
 
-    def bound(ask: Any, judge: Hook, **own: Any) -> Result[Any]:
-        last = own.pop("name", "") or next(numbers)
-        return run(ask, judge, **options | own, name=f"{name}/{last}")
+    A lambda, a closure, an object or its method may be another one tomorrow: these need
+    `.settings` that say what they are, as chat has them, or the keywords of a partial.
+    """
+    target = partial(call).func
+    name = getattr(target, "__qualname__", "") or name_of(target)
+    code: Any = getattr(target, "__code__", None)
+    simple = code and not (code.co_freevars or hasattr(target, "__self__"))
+    if not settings_of(call) and (not simple or "<lambda>" in name):
+        cure = "give it .settings, or the keywords of a functools.partial"
+        raise TypeError(f"a tape would not know the call {name} again: {cure}")
+    return name
 
-    return bound
+
+# 9. The books -------------------------------------------------------------------------
+# What sections 1 and 3 call, in the order in which they do. Nobody needs it to use or to
+# extend the file.
 
 
-def each(
-    task: Hook,
-    items: Iterable[Any],
-    *,
+def check_hooks(
     call: Hook,
-    tape: Any = None,
-    workers: int = 8,
-    limits: Limits = Limits(),
-    key: Hook | None = None,
-    watch: Hook | None = None,
-) -> Iterator[Result[Any]]:
-    """Yield the result of a task for each item, in their order, `workers` at a time.
+    judge: Hook,
+    fixes: Sequence[Hook],
+    faults: Sequence[Hook],
+    driver: Hook,
+) -> None:
+    """Raise TypeError or ValueError where a hook cannot work, as far as can be seen."""
+    for hook in (call, judge, *fixes, *faults):
+        if not callable(hook):
+            raise TypeError(f"call, judge and fix-ups are functions, not {hook!r}")
+        code = getattr(hook, "__code__", None)
+        # 0x80: a coroutine function; 0x200: an async generator
+        if code and driver is drive and code.co_flags & 0x280:
+            raise TypeError(f"{name_of(hook)} is async: use arun")
+    for hooks in (fixes, faults):
+        names = [getattr(hook, "__name__", "") or name_of(hook) for hook in hooks]
+        if len(set(names)) < len(names):
+            twice = max(names, key=names.count)
+            raise ValueError(f"two fix-ups are named {twice!r}: set one's __name__")
+    if driver is adrive:
+        check_blocking(call)
 
-    task(item, run) returns what its run(ask, judge) does. tape: a Tape, or a path.
-    limits: of the batch, replies on the tape included; once reached, they end all runs.
-    key(item): its name on the tape, where it is no JSON. What a task raises is in
-    result.error. GaveUp: the first 20 results have one complaint or fault (what was
-    under way is still yielded). How it goes is on stderr, unless you give a watcher."""
-    if iscoroutinefunction(task):
-        raise TypeError(f"task {name_of(task)} is async: use arun and asyncio.gather")
-    if workers < 1:
-        raise ValueError(f"workers is {workers}, and has to be 1 or more")
-    batch = Batch(task, call, key, watch, limits)
-    batch.tape = tape if tape is None or hasattr(tape, "recall") else Tape(tape)
+
+def check_blocking(function: Hook) -> None:
+    """Raise HookError where a function would block the event loop, and says so."""
+    if of_call(function, "blocks"):
+        raise HookError(f"{name_of(function)} would block the event loop: use achat")
+
+
+@lru_cache
+def with_defaults(limits: Limits) -> Limits:
+    """Return the limits of a run: its defaults where these say None."""
+    given = {unit: getattr(limits, unit) for unit in UNITS}
+    given = {unit: limit for unit, limit in given.items() if limit is not None}
+    return replace(DEFAULT_LIMITS, **given)
+
+
+class Account:
+    """What may be spent, and what was. Several runs may share one: run(account=...)."""
+
+    def __init__(self, limits: Limits = Limits()):
+        self.limits, self.spent = limits, Spent()
+        self.began, self.lock = time.monotonic(), threading.Lock()
+
+    def limit_reached(self, wait: float, units: Sequence[str]) -> str:
+        """Return which limit forbids a call after a wait of so many seconds, or ""."""
+        spent, limits = self.spent, self.limits
+        spent.seconds = time.monotonic() - self.began
+        for unit in units:
+            limit, used = getattr(limits, unit), getattr(spent, unit)
+            if limit is None:
+                continue
+            if used is None:
+                cure = "give the call a price=(in, out)"
+                return f"limit reached: the cost so far is unknown: {cure}"
+            if unit == "seconds":
+                used += wait
+            if not used < limit:  # not ">=": a limit of NaN ends it, too
+                return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
+        return ""
+
+    def charge(self, **used: Any) -> None:
+        """Add this to what was spent. A cost of None makes the sum unknown."""
+        with self.lock:
+            for unit, more in used.items():
+                total = getattr(self.spent, unit)
+                unknown = total is None or more is None
+                setattr(self.spent, unit, None if unknown else total + more)
+
+
+def start_run(state: State, tape: Any, name: str, watch: Any) -> None:
+    """Name a run, and say that it starts, where anybody listens."""
+    state.tape, state.watch = tape, watch
+    if tape is None and watch is None:
+        return
+    settings = recorded_settings(settings_of(state.call) | state.task_settings)
+    call = name_of(state.call)
+    if not name and tape is not None:
+        name = tape.name_run([state.task, settings, call])
+    state.name = name or f"run {next(RUN_NUMBERS)}"
+    names = [name_of(fix) for fix in (*state.fixes, *state.faults)]
+    emit(state, "start", task=state.task, call=call, settings=settings, fixes=names)
+
+
+RUN_NUMBERS = count(1)
+
+
+def within_limits(state: State, move: Move) -> Move:
+    """Return the move, or a Stop where a limit forbids the call that it makes."""
+    if isinstance(move, Ask):
+        for account in state.accounts:
+            # The tries of a question are its own: those of the run are another matter.
+            others = state.hook and account is not state.accounts[0]
+            reason = account.limit_reached(move.wait, UNITS[1:] if others else UNITS)
+            if reason:
+                return Stop(reason)
+    return move
+
+
+def start_attempt(state: State, move: Ask) -> Reply | None:
+    """Make this the present request, and count it; return what the tape has of it."""
+    if move.call is not None and move.call is not state.call:
+        state.call, state.changed = move.call, state.task_settings
+        state.replies, state.judged, state.faults_in_a_row = Counter(), 0, 0
+    state.changed = state.changed | move.settings
+    state.settings = recorded_settings(settings_of(state.call) | state.changed)
+    state.messages, state.fault = move.messages, None
+    state.sent_at = time.monotonic()
+    attempt = Attempt(state.messages, state.settings, name_of(state.call), state.hook)
+    state.attempts.append(attempt)
+    charge(state, calls=1)
+    return state.tape.recall(state) if state.tape is not None else None
+
+
+def record_outcome(state: State, outcome: Any) -> Sequence[str]:
+    """Charge and record what came of a call; return the texts to inspect."""
+    attempt = state.attempts[-1]
+    attempt.seconds = round(time.monotonic() - state.sent_at, 3)
+    state.texts, state.inspected = (), set()
+    if isinstance(outcome, str):
+        outcome = Reply(outcome)
+    if isinstance(outcome, CallError):
+        record_fault(state, attempt, outcome)
+    elif isinstance(outcome, Reply):
+        record_reply(state, attempt, outcome)
+    else:
+        raise HookError(f"call {attempt.call} returned {outcome!r}, not a Reply or str")
+    return state.texts
+
+
+def record_fault(state: State, attempt: Attempt, fault: CallError) -> None:
+    """Charge a failed call, and record it."""
+    state.fault = attempt.fault = fault
+    state.faults_in_a_row += 1
+    billed = usage_of(state, Reply("")) if fault.billed else {}
+    charge(state, faults=1, **billed)
+    emit(state, "fault", fault, key=attempt.key, seconds=attempt.seconds)
+
+
+def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
+    """Charge a reply, record it, and notice whether it came before."""
+    state.reply = attempt.reply = reply
+    state.faults_in_a_row = 0
+    used = usage_of(state, reply)
+    charge(state, reused=int(attempt.reused), **used)
+    if attempt.reused:
+        emit(state, "reused", key=attempt.key, seconds=attempt.seconds)
+    else:
+        facts = {"key": attempt.key, "cost": used["cost"], "seconds": attempt.seconds}
+        emit(state, "reply", reply, **facts)
+    # The id of a tool call is new each time; what counts is what it asks for.
+    asks = [get_path(dict, it, "function") or it for it in reply.tool_calls]
+    content = f"{reply.text}{asks}" if asks else reply.text
+    state.replies[content] += 1
+    state.repeats = state.replies[content]
+    state.text, state.texts = reply.text, (reply.text,)
+    if asks and state.judge is not anything:
+        # Text beside a tool call is no answer. Only a fix-up can go on from here.
+        state.text, state.texts = "", ()
+        names = ", ".join(get_path(str, it, "name") or "?" for it in asks)
+        record_complaint(state, f"the model asks for tools: {names}")
+
+
+def charge(state: State, **used: Any) -> None:
+    """Add this to the account of the run, and to those that it shares."""
+    for account in state.accounts:
+        account.charge(**used)
+
+
+def usage_of(state: State, reply: Reply) -> dict[str, Any]:
+    """Return what a reply cost; tokens that nobody reported are estimated."""
+    sent, received, estimated = reply.input_tokens, reply.output_tokens, 0
+    if sent is None:
+        sent = sum(len(text_of(message)) for message in state.messages) // 4
+        estimated += sent
+    if received is None:
+        received = (len(reply.text) + len(reply.reasoning)) // 4
+        estimated += received
+    price, cost = of_call(state.call, "price"), reply.cost
+    if cost is None and price:
+        cost = (sent * price[0] + received * price[1]) / 1e6
+    return {"tokens": sent + received, "estimated": estimated, "cost": cost}
+
+
+def text_of(message: Any) -> str:
+    """Return the text of a message, without its images and other parts."""
+    content = get_path(object, message, "content")
+    if isinstance(content, str):
+        return content
+    parts = cast("list[Any]", content if isinstance(content, list) else [])
+    return "".join(get_path(str, part, "text") or "" for part in parts)
+
+
+def fault_of(error: Exception, *more: str) -> CallError | None:
+    """Return the fault that an error of a call is; None where it is a bug.
+
+    A fault is a CallError, what has the HTTP status of a response, or what is, or was
+    caused by, a broken connection or a time-out, or an error of the kinds named here.
+    By name, as httpx is not loaded here.
+    """
+    if isinstance(error, CallError):
+        return error
+    response = getattr(error, "response", None)
+    status = getattr(error, "status_code", getattr(response, "status_code", None))
+    if not isinstance(status, int) or not 100 <= status < 600:
+        status, cause, kinds = None, cast("BaseException | None", error), set[str]()
+        for _ in range(10):  # a chain of causes may be a ring
+            kinds |= {kind.__name__ for kind in type(cause).__mro__}
+            cause = getattr(cause, "__cause__", None)
+        if not kinds & {"ConnectionError", "TimeoutError", "TransportError", *more}:
+            return None
+    code = getattr(error, "code", None)
+    wait = wait_in(getattr(response, "headers", None) or {})
+    return CallError(described(error), status, code if type(code) is str else "", wait)
+
+
+def wait_in(headers: Any) -> float | None:
+    """Return how many seconds a response asks us to wait: in ms, seconds or by a date."""
+    from email.utils import parsedate_to_datetime
+
+    retry_after, waits = headers.get("retry-after") or "", list[float]()
+    for text, unit in ((headers.get("retry-after-ms") or "", 1000), (retry_after, 1)):
+        with suppress(ValueError):
+            waits.append(float(text) / unit)
+    with suppress(ValueError, TypeError, OverflowError):
+        waits.append(parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return next((wait for wait in waits if 0 < wait < 1e9), None)  # 0, nan, inf: seen
+
+
+def start_inspection(state: State, text: str) -> None:
+    """Note that a text is inspected; the first of a reply counts as a try."""
+    if not state.inspected:
+        state.judged += 1
+        # The tries of a question are its own.
+        for account in state.accounts[: 1 if state.hook else None]:
+            account.charge(tries=1)
+    state.inspected.add(text)
+
+
+def ask_hook(state: State, hook: Hook, about: Any) -> Steps:
+    """Return what a hook answers. Where it is a generator, its questions are answered;
+    where a service that it uses fails, that is raised as a CallError."""
     try:
-        with nullcontext() if watch else screen() as batch.shown:
-            yield from batch.results(items, workers)
-        if batch.error:
-            raise batch.error
-    except KeyboardInterrupt:
-        if batch.tape:
-            show(batch.status(f"to go on: {shlex.join(sys.orig_argv)}"))
-        raise
-    finally:
-        batch.limits = Limits(calls=0)  # for what is still under way
-        if batch.shown:
-            show(batch.status())
+        answer = yield partial(hook, about)
+        if isgenerator(answer):
+            answer = yield from answer_questions(state, hook, answer)
+        return answer
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is None or fault is error:
+            raise
+        raise fault from error
 
 
-class Batch:
-    """What the items of `each` share: how it goes, and what they may cost together."""
-
-    def __init__(self, task: Hook, call: Hook, key: Any, watch: Any, limits: Limits):
-        self.task, self.call, self.key, self.watch = task, call, key, watch
-        self.tape, self.shown = cast("Any", None), cast("Any", None)
-        self.limits, self.spent, self.lock = limits, Spent(), Lock()
-        self.began = self.said = time.monotonic()
-        self.done, self.accepted, self.ends = 0, 0, set[str]()
-        self.error: Exception | None = None  # that ends it all
-
-    def results(self, items: Iterable[Any], workers: int) -> Iterator[Result[Any]]:
-        """Yield the results, in order. So many threads make them, and are at most 16
-        times as many ahead of the slowest; not at all before 20 are done."""
-        from concurrent.futures import Future  # brings logging, which takes 6 ms
-
-        todo, window = SimpleQueue[Any](), deque[Future[Result[Any]]]()
-
-        def work() -> None:
-            for future, item, name in iter(todo.get, None):
-                if future.set_running_or_notify_cancel():
-                    try:
-                        future.set_result(self.result(item, name))
-                    except BaseException as error:  # noqa: BLE001
-                        future.set_exception(error)
-
-        try:
-            for _ in range(workers):
-                Thread(target=work, daemon=True).start()  # so that Ctrl-C need not wait
-            for item, name in self.named(items):
-                window.append(Future())
-                todo.put((window[-1], item, name))
-                most = workers * (16 if self.done >= 20 else 1)
-                while window and (len(window) >= most or window[0].done()):
-                    yield self.counted(window.popleft().result())
-            while window:
-                yield self.counted(window.popleft().result())
-        finally:
-            for future in window:
-                future.cancel()
-            for _ in range(workers):
-                todo.put(None)
-
-    def named(self, items: Iterable[Any]) -> Iterator[tuple[Any, str]]:
-        """Yield each item, and its name on the tape."""
-        try:
-            for item in items:
-                if self.error:
-                    return
-                name = str(self.key(item)) if self.key else digest(item)
-                name = self.tape.named(name, item) if self.tape else name
-                yield item, name
-        except Exception as error:  # noqa: BLE001
-            self.error = error  # of the items; first, what was paid for is yielded
-
-    def result(self, item: Any, name: str) -> Result[Any]:
-        """Return the result of an item, also where its task raises."""
-        live = self.shown if self.shown is not show else None  # else it is too much
-        bind = partial(bound, item, name, self.call, self.tape, driver=self.drive)
-        try:
-            result: Result[Any] = self.task(item, bind(watch=self.watch or live))
-            if type(result) is not Result:
-                raise TypeError(f"task {name_of(self.task)} returned {result!r}")
-            return result
-        except Exception as error:
-            if self.tape and getattr(error, "filename", "") == self.tape.path:
-                self.limits = Limits(calls=0)  # or more is paid for, and lost:
-                raise  # the disk is full, say
-            why, paid = f"{type(error).__name__}: {error}", vars(error).get("attempts")
-            return Result(None, False, why, None, paid or [], Spent(), error)
-
-    def drive(self, state: Run) -> Any:
-        """Drive a run that is charged to the batch as well."""
-        state.batch = (self,)
-        return drive(state)
-
-    def counted(self, result: Result[Any]) -> Result[Any]:
-        """Return a result, counted; show how far it is, every 10 s if by lines."""
-        self.done, self.accepted = self.done + 1, self.accepted + result.accepted
-        if self.done <= 20:
-            last = result.why.partition("; at last: ")[2]
-            self.ends.add(result.why if result.error else last)
-        if self.done == 20 and len(self.ends) == 1 and all(self.ends):
-            cure = "the judge, the prompt or the endpoint is broken"
-            told = f"{cure}: the first 20 items all ended in: {self.ends.pop()}"
-            self.error = GaveUp(told)
-        if self.shown and (self.shown is not show or time.monotonic() > self.said + 10):
-            self.said = time.monotonic()
-            self.shown(self.status())
-        return result
-
-    def status(self, *why: str) -> dict[str, Any]:
-        """Return the event that says how far it is, and what the tape was worth."""
-        spent, told = self.spent, f"{self.done} done, {self.accepted} accepted; "
-        told += f"{spent.reused} reused, {spent.calls - spent.reused} paid"
-        if self.tape:
-            told += f", {self.tape.unasked} on the tape but not asked for"
-        if self.tape and self.tape.unanswered:
-            told += f", {self.tape.unanswered} cut off at a kill and perhaps billed"
-        return {"event": "progress", "hook": "", "why": "; ".join([told, *why])}
-
-
-def replay(tape: str | os.PathLike[str], task: Hook) -> list[dict[str, Any]]:
-    """Do a task again from what a tape has, without a call; return what ends otherwise,
-    as {"run": name, "before": .., "after": ..}, each "accepted", "why" and "value".
-
-    A tape of `each`: task(item, run) for each item; else task(messages, run) for a run.
-    Where it asks what was not asked, it ends with "diverged", and what is nearest."""
-    if iscoroutinefunction(task):
-        raise TypeError(f"task {name_of(task)} is async: give one that is not")
-    kept = Tape(tape, replaying=True)
-    (items, starts, ends), errors = kept.last.values(), dict[str, str]()
-    for name, event in (items or starts).items():
-        call = script()
-        vars(call).update(settings=event["settings"], dialect={})
-        try:
-            if items:
-                task(event["item"], bound(event["item"], name, call, kept))
+def answer_questions(state: State, hook: Hook, asking: Any) -> Steps:
+    """Answer what a generator yields, until it returns; return what it returns."""
+    resume: Hook = partial(next, asking)
+    try:
+        while True:
+            try:
+                question = resume()
+            except StopIteration as end:
+                return end.value
+            if isinstance(question, Ask):
+                inner = state_of_question(state, hook, question)
+                limit = within_limits(inner, question)
+                if isinstance(limit, Stop):  # past the hook: one that asks on ends here
+                    raise CallError(limit.why)
+                answer = answer_question(inner, question)
             else:
-                task(event["task"], partial(run, name=name, call=call, tape=kept))
-        except Exception as error:  # noqa: BLE001
-            errors[name] = f"{type(error).__name__}: {error}"
-    changes = list[dict[str, Any]]()
-    for name, before in ends.items():
-        raised = errors.get(name) or errors.get(name.rpartition("/")[0], "")
-        why = f"not run {raised}".strip()
-        missing = {"accepted": False, "why": why, "value": None, "tries": 0}
-        after = kept.ends.get(name, missing)
-        values = [json.dumps([it["accepted"], it["value"]]) for it in (before, after)]
-        diverged = "diverged: " in after["why"]
-        if before["why"].startswith("limit reached: "):  # there, and not before it
-            diverged = diverged and before["tries"] != after["tries"]
-        if values[0] != values[1] or diverged:
-            changes.append({"run": name, "before": before, "after": after})
-    return changes
+                answer = await_for(hook, question)
+            try:
+                value = yield from answer
+            except Exception as error:  # noqa: BLE001
+                if isinstance(question, Ask) and not isinstance(error, CallError):
+                    state.bug = error
+                resume = partial(asking.throw, error)
+            else:
+                resume = partial(asking.send, value)
+    finally:
+        asking.close()
+
+
+def state_of_question(state: State, hook: Hook, ask: Ask) -> State:
+    """Return the state of the run that answers what a hook asks: with the account, tape
+    and attempts of the hook's run, and tries of its own."""
+    question = State(
+        task=ask.messages,
+        judge=ask.judge if isinstance(ask, Question) else anything,
+        call=ask.call or state.call,
+        fixes=ask.fixes if isinstance(ask, Question) else (),
+        faults=state.faults,
+        accounts=(Account(Limits(state.accounts[0].limits.tries)), *state.accounts),
+    )
+    question.task_settings = question.changed = ask.settings
+    question.attempts, question.hook = state.attempts, name_of(hook)
+    question.name, question.tape, question.watch = state.name, state.tape, state.watch
+    return question
+
+
+def answer_question(question: State, ask: Ask) -> Steps:
+    """Return the value or the Reply that a hook asks for; raise CallError for none."""
+    result = yield from take_steps(question, Ask(ask.messages, ask.wait))
+    if not result:
+        raise CallError(f"{question.hook} got no answer: {result.why}")
+    return result.value if isinstance(ask, Question) else question.reply
+
+
+def await_for(hook: Hook, awaitable: Any) -> Steps:
+    """Return what comes of an awaitable that a hook yields: the driver awaits it."""
+    if not hasattr(awaitable, "__await__"):
+        cure = "a hook yields an Ask or a Question"
+        raise HookError(f"{name_of(hook)} yielded {awaitable!r}: {cure}")
+
+    def hand_over() -> Any:
+        return awaitable
+
+    hand_over.__name__ = name_of(hook)
+    return (yield partial(hand_over))
+
+
+def anything(text: str) -> Accept:
+    """Judge: every reply will do, one that asks for tools included."""
+    return Accept(text)
+
+
+def accepted_value(judge: Hook, given: Any, value: Any) -> Any:
+    """Return the value that a judge accepted.
+
+    None is a rejection, as from `fullmatch` or `.get`, and so is a bool that the text
+    itself is, as from json.loads. Any other bool is no value but a forgotten `raise`.
+    """
+    if isinstance(value, Accept):
+        return value.value
+    kind = type(value).__name__
+    is_bool = kind in ("bool", "bool_")  # the latter is numpy's
+    if value is None and not returns_nothing(judge):
+        raise Reject("no value found")
+    if is_bool and str(given).strip() in ("true", "false"):
+        raise Reject(f"expected a value, found {given}")
+    if value is None or is_bool:
+        cure = "return a value or raise, or use check(predicate, complaint) or Accept"
+        raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
+    if kind in ("Accept", "Ask", "Question", "Use", "Stop"):
+        cure = (
+            f"yield it, or is there another copy of loop.py, {type(value).__module__}?"
+        )
+        raise HookError(f"judge {name_of(judge)} returned {value!r}: {cure}")
+    return value
+
+
+def returns_nothing(judge: Hook) -> bool:
+    """Return whether a function has no `return` with a value: it forgot it."""
+    from dis import get_instructions
+
+    if not hasattr(judge, "__code__") or judge.__code__.co_flags & 0x20:  # a generator
+        return False
+    before: Any = None
+    for step in get_instructions(judge):
+        returned = {"RETURN_CONST": step, "RETURN_VALUE": before}.get(step.opname)
+        if returned and (returned.argval is not None or "CONST" not in returned.opname):
+            return False
+        before = step
+    return True
+
+
+def record_rejection(state: State, text: str, error: Exception) -> None:
+    """Note the judge's complaint about a text, and keep the best value so far."""
+    state.text = text
+    value, score = getattr(error, "value", None), getattr(error, "score", None)
+    rank = (value is not None, -math.inf if score is None else score)
+    if not rank < state.best_rank:
+        state.best, state.best_rank = text if value is None else value, rank
+    record_complaint(state, complaint_of(error))
+
+
+def record_complaint(state: State, complaint: str) -> None:
+    """Make this the present complaint, and record it."""
+    state.complaint = state.attempts[-1].complaint = complaint
+    emit(state, "inspect", complaint=complaint)
+
+
+def complaint_of(error: Exception) -> str:
+    """Return what an exception complains of: the first line of its message, or each of
+    pydantic's errors with its path, as the text of these has the whole value in it."""
+    if isinstance(error, Reject):
+        complaint = str(error)
+    elif type(error).__module__.startswith("pydantic") and hasattr(error, "errors"):
+        parts: list[str] = []
+        for part in cast("Any", error).errors():
+            parts.append(f"{'.'.join(map(str, part['loc']))}: {part['msg']}")
+        complaint = "; ".join(parts)
+    else:
+        complaint = described(error)
+    if len(complaint) <= 300:
+        return complaint
+    return f"{complaint[:200]} ... {complaint[-90:]}"
+
+
+def is_new_move(state: State, fix: Hook, move: Any) -> bool:
+    """Return whether a fix-up returned a move, and one that leads on.
+
+    A repair must have a text that was not inspected yet, and a fix-up repairs a reply
+    once: so decisions that are free come to an end. To ask the same again is a move.
+    """
+    if move is None:
+        return False
+    texts: Sequence[Any] = move.texts if isinstance(move, Use) else ()
+    if isinstance(move, Use) and all(isinstance(text, str) for text in texts):
+        again = name_of(fix) in state.attempts[-1].fixes
+        return not again and not state.inspected.issuperset(move.texts)
+    if isinstance(move, Question):
+        raise HookError(
+            f"{name_of(fix)} returned a Question: yield it, or return an Ask"
+        )
+    if isinstance(move, (Ask, Stop)):
+        return True
+    raise HookError(f"{name_of(fix)} returned {move!r}, not Ask, Use, Stop or None")
+
+
+def record_decision(state: State, fix: Hook, move: Move) -> None:
+    """Note which special case made this move, and record it."""
+    name = name_of(fix)
+    state.attempts[-1].fixes.append(name)
+    if state.tape is None and state.watch is None:
+        return
+    facts = {"settings": recorded_settings(getattr(move, "settings", {}))}
+    facts |= {"wait": getattr(move, "wait", 0), "why": getattr(move, "why", state.why)}
+    emit(state, "decide", fix=name, move=type(move).__name__, **facts)
+
+
+def accepted(state: State) -> Result[Any]:
+    """End a run whose reply was accepted."""
+    state.best = state.value
+    return end_run(state, "accepted", True)
+
+
+def gave_up(state: State, why: str) -> Result[Any]:
+    """End a run in which no reply was accepted."""
+    state.value = None
+    at_last = f"{why}; at last: {state.why}" if state.why not in why else why
+    return end_run(state, at_last, False)
+
+
+def end_run(state: State, why: str, is_accepted: bool) -> Result[Any]:
+    """Return the result of a run, and record its end."""
+    account, value = state.accounts[0], state.value
+    account.spent.seconds = round(time.monotonic() - account.began, 3)
+    emit(state, "end", account.spent, accepted=is_accepted, why=why, value=value)
+    return Result(value, is_accepted, why, state.best, state.attempts, account.spent)
+
+
+def emit(state: State, event: str, about: Any = None, **facts: Any) -> None:
+    """Write an event to the tape, and show it to the watcher, whose errors are logged.
+
+    An event is a dict: `event`, `run` (its name), `n` (the number of the request), `hook`
+    (whose question it is, or ""), and for
+        start    task, call, settings, fixes    sent     messages, settings
+        reply    what a Reply has, key          reused   key: the reply was on the tape
+        fault    what a CallError has, key      inspect  complaint: "" where accepted
+        decide   fix, move, settings, wait, why
+        end      what Spent has, accepted, why, value
+    """
+    if state.tape is None and state.watch is None:
+        return
+    facts = {"hook": state.hook} | facts
+    if about is not None:
+        facts = {it.name: getattr(about, it.name) for it in fields(about)} | facts
+        facts.pop("raw", None)
+    record = {"event": event, "run": state.name, "n": len(state.attempts)} | facts
+    if state.tape is not None:
+        state.tape.write(record)
+    if state.watch is not None:
+        try:
+            state.watch(record)
+        except Exception:
+            import logging
+
+            logging.getLogger("loop").exception("watch failed")
+
+
+def settings_of(call: Hook) -> dict[str, Any]:
+    """Return the settings of a call: its own, and the keywords of a partial."""
+    if isinstance(call, partial):
+        return settings_of(call.func) | call.keywords
+    settings: dict[str, Any] | None = getattr(call, "settings", None)
+    return settings or {}
+
+
+def of_call(call: Hook, name: str) -> Any:
+    """Return an attribute of a call, or of the call in a partial; None for none."""
+    return getattr(call, name, None) or getattr(partial(call).func, name, None)
+
+
+SECRET = re.compile(
+    r"(?i)(?:^|api|[_-])(?:key|token|secret|password|authorization|headers?)$"
+)
+
+
+def recorded_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a record may have: no secrets, none that are removed."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if value is not None and not SECRET.search(name):
+            inner = cast("dict[Any, Any]", value) if isinstance(value, dict) else {}
+            nested = bool(inner) and all(isinstance(key, str) for key in inner)
+            found[name] = recorded_settings(inner) if nested else value
+    return found
+
+
+def name_of(hook: Any) -> str:
+    """Return the name of a hook, or of its function or class, as reports have it."""
+    name: str = getattr(hook, "__name__", "")
+    kind: Any = type(hook)
+    return name or name_of(getattr(hook, "func", kind))
+
+
+def described(error: BaseException) -> str:
+    """Return an error as its kind and the first line of its message."""
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}".removesuffix(": ")
+
+
+def get_path(kind: Any, data: Any, *path: Any) -> Any:
+    """Return what is at this path of a JSON value, if it is of this kind; else None."""
+    for step in path:
+        try:
+            data = data[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data if isinstance(data, kind) else None
+
+
+def short_json(value: Any) -> str:
+    """Return a value as JSON, short enough for a complaint."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}"
