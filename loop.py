@@ -18,17 +18,25 @@ The words, each with an example. Every hook is a plain function that you write o
     fix-up     json_slips                 fix(state) -> a move; None: not its case
     move       Ask(...), Use(text), Stop  ask again, inspect a repaired text, or end
 
-A run ends when the judge accepts a reply, when a fix-up returns Stop, when no fix-up
-applies, or when a limit is reached: by default 8 tries, 8 faults, 32 calls or 600 s. A
-rejected reply goes to FIXES, a fault to FAULTS, lists of fix-ups in section 5: the
-first that returns a move decides. To add a special case, write a function and pass
-fixes=[yours, *FIXES]. What a judge raises rejects the reply, a KeyError too; a NameError
-and the other BUGS pass through. A judge sees no reply that asks for tools: a fix-up
-of yours runs them, or the run stops.
+How a run goes:
 
+  - The judge returns a value: the run ends, accepted.
+  - The judge raises: the reply is rejected, and FIXES are asked in order; the first
+    that returns a move decides. By default they repair the reply for free or ask again:
+    the same prompt first, every other time with the complaint added, never the bad
+    reply. A KeyError rejects like the rest; only BUGS (a NameError ...) pass through.
+  - The call fails (a 429, a broken connection): FAULTS are asked in the same way. By
+    default they wait and ask again, or stop where that cannot help (a wrong key).
+  - The reply asks for tools: no judge sees it. A fix-up of yours goes on from it, or
+    the run stops.
+  - A fix-up returns Stop, none applies, or a limit is reached (8 tries, 8 faults, 32
+    calls, 600 seconds): the run ends, not accepted. result.best is the best so far.
+
+To add a special case, write a function and pass fixes=[yours, *FIXES].
 A hook that needs a model is a generator: `reply = yield Ask("Is it so?", call=other)`
-gets a Reply, `yield Question(...)` what a judge of its own accepted. A hook may also be
-async: then `await arun(...)` with `achat`, where else `run(...)` with `chat`.
+gets a Reply, `yield Question(...)` what a judge of its own accepted. For async code,
+`await arun(...)` with `achat` takes the place of `run(...)` with `chat`; the call, the
+judge and the fix-ups may then be async, too.
 
     1. The loop                 2. Words                    3. Running it
     4. Judges                   5. Fix-ups                  6. Calls
@@ -52,8 +60,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
-from inspect import isgenerator
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from itertools import count
+from types import GeneratorType
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 __version__ = "0.2.0"
@@ -64,9 +73,9 @@ __version__ = "0.2.0"
 def steps(state: State, move: Move) -> Steps:
     """Call, inspect, decide, until a reply is accepted or nothing is left to try.
 
-    The first move asks the task. `yield from` runs one of the three verbs below; what
-    they yield is a function to call, which a driver of section 3 does for them. One
-    driver calls, the other also awaits: all that differs between sync and async.
+    The first move asks the task. `yield from` runs one of the three functions below to
+    its end and takes what it returns. What they yield on the way is a function to call;
+    the driver, in section 3, calls it for them and, in async code, awaits it.
     """
     while True:
         move = within_limits(state, move)  # an Ask that a limit forbids becomes a Stop
@@ -86,9 +95,7 @@ def call_model(state: State, move: Ask | Use) -> Steps:
     if isinstance(move, Use):  # the reply is there: repairs cost nothing
         state.texts = move.texts
         return move.texts
-    outcome: Any = start_attempt(
-        state, move
-    )  # from the tape, if it was paid for before
+    outcome = start_attempt(state, move)  # the tape's reply, if it was paid for before
     if outcome is None:
         if move.wait:
             yield partial(time.sleep, move.wait)
@@ -156,12 +163,9 @@ Messages = list[Any]  # [{"role": "user", "content": "..."}, ...]
 # what it returned or throws what it raised. In the end the run returns a Result.
 Steps = Generator["partial[Any]", Any, Any]
 
-# The special cases, filled in section 5. After a rejection FIXES first repair the reply
-# for free, then ask again: the task alone, and every other time with the complaint as a
-# note; never with the bad reply, which models repeat. After a fault FAULTS wait and ask
-# again (a 429, a broken connection), or stop where that cannot help (a wrong key).
-FIXES: list[Hook] = []
-FAULTS: list[Hook] = []
+# The special cases, asked in order; section 5 fills the lists.
+FIXES: list[Hook] = []  # about a rejected reply
+FAULTS: list[Hook] = []  # about a failed call
 
 # A judge that raises one of these has a bug, and so does `run`. Whatever else it raises
 # rejects the reply: a KeyError, say, is most often about what the model wrote.
@@ -251,8 +255,8 @@ class Ask:
                 kind = type(message).__name__
                 cure = "give dicts with a role, as from its .model_dump()"
                 raise TypeError(f"a message is {short_json(message)} ({kind}): {cure}")
-        if misplaced := {"judge", "fixes", "faults"} & settings.keys():
-            raise TypeError(f"{misplaced} is no setting: see run, or Question")
+        for name in settings.keys() & {"judge", "fixes", "faults"}:
+            raise TypeError(f"{name} is no setting of a request: see run, or Question")
         self.messages: Messages = list(messages)
         self.wait, self.call, self.settings = wait, call, settings
 
@@ -411,10 +415,8 @@ class State:
     attempts: list[Attempt] = field(default_factory=list[Attempt])  # append-only
     memory: dict[str, Any] = field(default_factory=dict[str, Any])  # of your fix-ups
     # What only the loop uses:
-    changed: dict[str, Any] = field(
-        default_factory=dict[str, Any]
-    )  # settings, by moves
     task_settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    changed: dict[str, Any] = field(default_factory=dict[str, Any])  # by moves, so far
     value: Any = None  # what the judge accepted
     name: str = ""  # of the run, in its events
     hook: str = ""  # whose question this run answers
@@ -423,7 +425,7 @@ class State:
     sent_at: float = 0.0
     bug: Exception | None = None  # raised by a call that a hook asked for
     inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
-    replies: Counter[str] = field(default_factory=Counter[str])  # how often each came
+    replies: dict[str, int] = field(default_factory=dict[str, int])  # how often each
     best_rank: tuple[bool, float] = (False, -math.inf)  # has it a value; its score
 
     @property
@@ -468,14 +470,15 @@ def run(
     """
     driver = driver or drive
     ask = ask if isinstance(ask, Ask) else Ask(ask)
+    if isinstance(ask, Question):
+        raise TypeError("a Question is for a hook to yield: give run a text or an Ask")
     call = ask.call or call
-    check_hooks(call, judge, fixes, faults, driver)
+    check_hooks(call, judge, (fixes, faults), driver)
     accounts = (Account(with_defaults(limits)), *([account] if account else []))
     state = State(ask.messages, judge, call, fixes, faults, accounts)
     state.task_settings = state.changed = ask.settings
     start_run(state, tape, name, watch)
-    first = Ask(ask.messages, ask.wait)
-    return cast("Result[T]", driver(take_steps(state, first)))
+    return cast("Result[T]", driver(take_steps(state, ask)))
 
 
 async def arun(
@@ -566,11 +569,11 @@ def json_with(**keys: Any) -> Hook:
     """Judge: the text is one JSON object with at least these keys; returns the object.
 
     A key has a type, or a tuple of the allowed values: json_with(name=str,
-    mood=("good", "bad")). The score of a rejected object is minus the number of wrong keys.
+    mood=("good", "bad")). The score of a rejection is minus the number of wrong keys.
     """
     for key, want in keys.items():
-        simple = isinstance(want, (type, tuple)) and not hasattr(want, "__args__")
-        if not want or not simple:
+        simple = isinstance(want, type) and not hasattr(want, "__args__")
+        if not simple and not (isinstance(want, tuple) and want):
             raise TypeError(f"{key}: give a type, or a tuple of values, not {want!r}")
 
     def json_with(text: str) -> dict[str, Any]:
@@ -608,13 +611,12 @@ def strict_json(text: str) -> Any:
     return value
 
 
-def mismatch(value: Any, want: Any) -> str:
+def mismatch(value: Any, want: type | tuple[Any, ...]) -> str:
     """Return what was expected and what was found, or "" where a value is as wanted."""
     if isinstance(want, tuple):
         # As JSON, since True == 1 in Python.
-        allowed = cast("tuple[Any, ...]", want)
-        fits = json.dumps(value) in map(json.dumps, allowed)
-        expected = f"one of {', '.join(map(short_json, allowed))}"
+        fits = json.dumps(value) in [json.dumps(allowed) for allowed in want]
+        expected = f"one of {', '.join(map(short_json, want))}"
     else:
         fits = isinstance(value, (int, float) if want is float else want)
         fits = fits and isinstance(value, bool) == (want is bool)
@@ -654,14 +656,14 @@ def check(predicate: Callable[[Any], object], complaint: str) -> Hook:
 def all_of(*judges: Hook) -> Hook:
     """Judge: all of these, in order, each given what the one before it returned.
 
-    all_of(json_with(age=int), check(lambda found: found["age"] > 0, "age: not above 0"))
+    all_of(json_with(age=int), check(lambda it: it["age"] > 0, "age: not above 0"))
     """
 
     def all_of(text: str) -> Generator[Any, Any, Accept]:
         value: Any = text
         for judge in judges:
             answer = judge(value)
-            if isgenerator(answer):
+            if isinstance(answer, GeneratorType):
                 answer = yield from cast("Generator[Any, Any, Any]", answer)
             elif hasattr(answer, "__await__"):
                 answer = yield answer
@@ -678,8 +680,8 @@ def all_of(*judges: Hook) -> Hook:
 
 
 def think_tags(state: State) -> Use | None:
-    """The model thought aloud. Use what follows </think>, whether or not that was opened,
-    or what stands before a thought without an end. A tag within JSON is text.
+    """The model thought aloud. Use what follows </think>, whether or not that was
+    opened, or what stands before a thought without an end. A tag within JSON is text.
     (qwen-code#6033, probe#439)"""
     head, closed, answer = state.text.partition("</think>")
     before, opened, _ = head.partition("<think>")
@@ -734,8 +736,8 @@ def answer_in_reasoning(state: State) -> Use | None:
 
 
 def tools_wanted(state: State) -> Stop | None:
-    """The model asks for tools, and no fix-up above runs them: stop, as the same request
-    would bring the same."""
+    """The model asks for tools, and no fix-up above runs them: stop, as the same
+    request would bring the same."""
     if not state.reply.tool_calls:
         return None
     cure = "give a fix-up that runs them, or uses their arguments as the answer"
@@ -749,9 +751,9 @@ def empty_reply(state: State) -> Ask | None:
 
 
 def cut_by_length(state: State) -> Ask | None:
-    """The reply was cut off at max_tokens, within JSON or within a thought, whatever its
-    flag says: allow twice as many, once; four times as many where thinking took them
-    all. (vis#162, vllm#24184, litellm-docs#559)"""
+    """The reply was cut off at max_tokens, within JSON or within a thought, whatever
+    its flag says: allow twice as many, once; four times as many where thinking took
+    them all. (vis#162, vllm#24184, litellm-docs#559)"""
     used = state.reply.output_tokens or 0
     for name in ("max_tokens", "max_completion_tokens"):
         most = get_path(int, state.settings, name)
@@ -765,9 +767,9 @@ def cut_by_length(state: State) -> Ask | None:
 
 
 def ask_afresh(state: State) -> Ask | None:
-    """After the first rejection and every other one: ask the same again. A model that is
-    shown its bad answer repeats it (SmolLM2 in 78 % of re-asks, unshown in 3 %). Where
-    the same reply came twice and there is no seed to change, the complaint is next."""
+    """After the first rejection and every other one: ask the same again. A model that
+    is shown its bad answer repeats it (SmolLM2 in 78 % of re-asks, unshown in 3 %).
+    Where the same reply came twice and no seed can change, the complaint is next."""
     pointless = state.repeats > 1 and "seed" not in state.settings
     return ask_again(state) if state.judged % 2 and not pointless else None
 
@@ -787,23 +789,23 @@ def ask_again(state: State, note: str = "", **settings: Any) -> Ask | None:
     """
     if state.stuck or state.reply.finish == "refusal":
         return None
-    before, last = state.task[:-1], state.task[-1]
-    content = get_path(object, last, "content") or ""
-    if note and isinstance(content, list):  # of parts: texts, images ...
-        last = {**last, "content": [*content, {"type": "text", "text": note}]}
+    last: dict[str, Any] = state.task[-1]
+    parts: list[Any] | None = get_path(list, last, "content")  # texts, images ...
+    if note and parts is not None:
+        last = last | {"content": [*parts, {"type": "text", "text": note}]}
     elif note:
-        last = {**last, "content": f"{content}\n\n{note}".strip()}
+        last = last | {"content": f"{last.get('content') or ''}\n\n{note}".strip()}
     seed = get_path(int, state.settings, "seed")
     if seed is not None:
         settings = {"seed": seed + 1} | settings
-    return Ask([*before, last], **settings)
+    return Ask([*state.task[:-1], last], **settings)
 
 
 def escalate(call: Hook, after: int = 2) -> Hook:
     """Return a fix-up: once so many replies of a model were rejected, or it is stuck,
     put the task to another model. It does so once; several make a ladder. Its place is
-    before the re-asks: [*REPAIRS, escalate(big), *RE_ASKS]. In `faults`, where it counts
-    calls that failed in a row, it is the fall-back: [escalate(other), *FAULTS]."""
+    before the re-asks: [*REPAIRS, escalate(big), *RE_ASKS]. In `faults` it counts calls
+    that failed in a row, and is the fall-back: [escalate(other), *FAULTS]."""
 
     def escalate(state: State) -> Ask | None:
         failed = state.faults_in_a_row if state.fault else state.judged
@@ -877,15 +879,15 @@ FAULTS.extend([quota_gone, bad_request, told_to_wait, overloaded, no_answer])
 # What the repairs share is a reader of JSON that has slips. It never completes what was
 # cut off, and takes nothing out of what is broken:
 #
-#     text                                pieces              why
-#     Sure: {"a": 1,} Bye                 {"a": 1}
-#     Not {'a': 1} but {a: True}          {"a": 1} {"a": true}  the last is used first
-#     [{"a": 1}, {"a": 2                  none                open: cut off
-#     {"a": 1} Sorry: {"a": 2             none                the open one contradicts it
-#     {"a": 1} Again: {"a": 1             {"a": 1}            the open one repeats it
-#     {"a": [{"b": 1} {"b": 2}]}          none                broken: no part of it
-#     {"a": 1}, "b": 2}                   none                a piece of something larger
-#     see [1], {name} and [0, 1): {}      {}                  brackets in prose
+#     text                              pieces                why
+#     Sure: {"a": 1,} Bye               {"a": 1}
+#     Not {'a': 1} but {a: True}        {"a": 1} {"a": true}  the last is used first
+#     [{"a": 1}, {"a": 2                none                  it is cut off
+#     {"a": 1} Sorry: {"a": 2           none                  the cut one contradicts it
+#     {"a": 1} Again: {"a": 1           {"a": 1}              the cut one repeats it
+#     {"a": [{"b": 1} {"b": 2}]}        none                  broken: no part is taken
+#     {"a": 1}, "b": 2}                 none                  part of something larger
+#     see [1], {name} and [0, 1): {}    {}                    brackets in prose
 
 SPACE = re.compile(r"(?:\s|//[^\n]*|#[^\n]*|/\*(?:.*?\*/|.*))*", re.DOTALL)  # comments
 WORD = re.compile(r"[\w.+-]+")
@@ -899,7 +901,7 @@ STRINGS = {  # by the mark that opens them; a ' ends one only where JSON goes on
 }
 # Right before, or right after, a piece of something larger:
 GOES_ON = re.compile(r"""\s*(?:,\s*(?:["'{[\u201c]|\w+\s*:)|[]}])""")
-CAME_BEFORE = re.compile(r"""["'\]}\d]\s*[,:]\s*$""")
+GOES_BEFORE = re.compile(r"""(?:["'\]}]\s*[,:]|\d\s*,)\s*$""")
 DEEPEST = 100  # nested so deep, it is taken for endless
 MOST_BRACKETS = 1_000  # looked at in a text: 10 MB of them would take a minute
 
@@ -1007,10 +1009,10 @@ class Scan(NamedTuple):
 
 @lru_cache(maxsize=8)
 def scan_json(text: str) -> Scan:
-    """Return the whole pieces of JSON in a text, without their slips, and whether it ends
-    within one. A piece that is open or broken leaves nothing: [{"a": 1}, {"a": 2  must
-    not pass for {"a": 1} (N.E.K.O.#3134). A whole piece before it that it contradicts
-    is in doubt, and left out."""
+    """Return the whole pieces of JSON in a text, without their slips, and whether it
+    ends within one. No part of a piece that is cut off or broken is taken: [{"a": 1},
+    {"a": 2  must not pass for {"a": 1} (N.E.K.O.#3134). Nor is a whole piece before it
+    that it contradicts."""
     whole: list[str] = []
     at, is_open, unclosed = 0, False, 0
     for _ in range(MOST_BRACKETS):
@@ -1048,7 +1050,7 @@ def contradicts(part: str, piece: str) -> bool:
 
 
 def end_of_brackets(text: str, start: int) -> int | None:
-    """Return where the brackets that open at a place are all closed; None if nowhere."""
+    """Return where the brackets that open at a place are all closed, or None."""
     depth = 0
     for token in re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL).finditer(
         text, start
@@ -1062,7 +1064,7 @@ def end_of_brackets(text: str, start: int) -> int | None:
 def has_neighbours(text: str, start: int, end: int) -> bool:
     """Return whether a piece of JSON is a member of something larger."""
     before = text[max(0, start - 50) : start]
-    return bool(CAME_BEFORE.search(before) or GOES_ON.match(text, end))
+    return bool(GOES_BEFORE.search(before) or GOES_ON.match(text, end))
 
 
 # 6. Calls -----------------------------------------------------------------------------
@@ -1321,8 +1323,8 @@ def new_client(kind: str) -> Any:
 def show(event: dict[str, Any]) -> None:
     """Watcher: show a run as it happens, on stderr: run(..., watch=show).
 
-    What was wrong stands before what was done about it. Rich decides about colour. On a
-    terminal a reply takes one line; elsewhere it is shown whole, up to 1,000 characters.
+    What was wrong stands before what was done about it. Rich decides about colour. A
+    reply takes one line of a terminal; elsewhere it is shown up to 1,000 characters.
     """
     from rich.text import Text
 
@@ -1390,8 +1392,8 @@ def visible(text: str) -> str:
 
 # 8. The tape --------------------------------------------------------------------------
 # Promised, each with the test that shows it:
-# - A reply is on the disk before anyone looks at it, and is never paid for again: the same
-#   run, in this process or another, asks only for what is missing.
+# - A reply is on the disk before anyone looks at it, and is never paid for again: the
+#   same run, in this process or another, asks only for what is missing.
 #   (test_kill_9_pays_again_only_for_what_was_in_flight)
 # - A record that a kill tore spoils only itself. (test_torn_record_spoils_only_itself)
 # - A reader that looks while another process writes misses no record.
@@ -1402,11 +1404,11 @@ def visible(text: str) -> str:
 # - A file that is no tape of this version is refused, and left alone.
 #   (test_file_that_is_no_tape_is_refused_and_left_alone)
 # Not promised:
-# - A call in flight at a kill may be paid for twice, and so may a run that two processes
+# - A call in flight at a kill may be paid for twice. So may a run that two processes
 #   do at once under one name. (test_two_processes_that_do_one_run_at_once_both_pay)
-# - NFS, SMB and the like lose what several machines append: give each a file, then `cat`.
+# - NFS and SMB lose what several machines append: give each a file, then `cat` them.
 # - Power loss on macOS, whose fsync is no F_FULLFSYNC. On Windows a lock keeps the tape
-#   to one process. Neither system was tried.
+#   to one process. (Neither system was tried.)
 # - Under `arun` a write holds up the event loop for as long as the disk takes.
 
 TAPE_HEAD = b'{"v": 2, '
@@ -1569,30 +1571,32 @@ def lasting_name(call: Hook) -> str:
 
 
 # 9. The books -------------------------------------------------------------------------
-# What sections 1 and 3 call, in the order in which they do. Nobody needs it to use or to
-# extend the file.
+# What sections 1 and 3 call, in the order in which they do. To use or to extend the
+# file, nobody needs it.
+
+
+ASYNC = CO_COROUTINE | CO_ASYNC_GENERATOR
 
 
 def check_hooks(
-    call: Hook,
-    judge: Hook,
-    fixes: Sequence[Hook],
-    faults: Sequence[Hook],
-    driver: Hook,
+    call: Hook, judge: Hook, lists: Sequence[Sequence[Hook]], driver: Hook
 ) -> None:
     """Raise TypeError or ValueError where a hook cannot work, as far as can be seen."""
-    for hook in (call, judge, *fixes, *faults):
-        if not callable(hook):
-            raise TypeError(f"call, judge and fix-ups are functions, not {hook!r}")
-        code = getattr(hook, "__code__", None)
-        # 0x80: a coroutine function; 0x200: an async generator
-        if code and driver is drive and code.co_flags & 0x280:
-            raise TypeError(f"{name_of(hook)} is async: use arun")
-    for hooks in (fixes, faults):
-        names = [getattr(hook, "__name__", "") or name_of(hook) for hook in hooks]
+    hooks = [call, judge]
+    for fixes in lists:
+        if fixes is FIXES or fixes is FAULTS:
+            continue  # the defaults are in order, and looking takes as long as a run
+        hooks.extend(fixes)
+        names = [name_of(fix) for fix in fixes]
         if len(set(names)) < len(names):
             twice = max(names, key=names.count)
             raise ValueError(f"two fix-ups are named {twice!r}: set one's __name__")
+    for hook in hooks:
+        if not callable(hook):
+            raise TypeError(f"call, judge and fix-ups are functions, not {hook!r}")
+        code: Any = getattr(hook, "__code__", None)
+        if code and driver is drive and code.co_flags & ASYNC:
+            raise TypeError(f"{name_of(hook)} is async: use arun")
     if driver is adrive:
         check_blocking(call)
 
@@ -1606,9 +1610,14 @@ def check_blocking(function: Hook) -> None:
 @lru_cache
 def with_defaults(limits: Limits) -> Limits:
     """Return the limits of a run: its defaults where these say None."""
-    given = {unit: getattr(limits, unit) for unit in UNITS}
-    given = {unit: limit for unit, limit in given.items() if limit is not None}
-    return replace(DEFAULT_LIMITS, **given)
+    return replace(DEFAULT_LIMITS, **dict(given_limits(limits)))
+
+
+@lru_cache
+def given_limits(limits: Limits) -> tuple[tuple[str, float], ...]:
+    """Return the unit and the number of each limit that is given."""
+    limits_by_unit = ((unit, getattr(limits, unit)) for unit in UNITS)
+    return tuple((unit, limit) for unit, limit in limits_by_unit if limit is not None)
 
 
 class Account:
@@ -1618,20 +1627,19 @@ class Account:
         self.limits, self.spent = limits, Spent()
         self.began, self.lock = time.monotonic(), threading.Lock()
 
-    def limit_reached(self, wait: float, units: Sequence[str]) -> str:
+    def limit_reached(self, wait: float, but: str = "") -> str:
         """Return which limit forbids a call after a wait of so many seconds, or ""."""
-        spent, limits = self.spent, self.limits
+        spent = self.spent
         spent.seconds = time.monotonic() - self.began
-        for unit in units:
-            limit, used = getattr(limits, unit), getattr(spent, unit)
-            if limit is None:
-                continue
+        for unit, limit in given_limits(self.limits):
+            used: Any = getattr(spent, unit)
             if used is None:
                 cure = "give the call a price=(in, out)"
                 return f"limit reached: the cost so far is unknown: {cure}"
-            if unit == "seconds":
-                used += wait
-            if not used < limit:  # not ">=": a limit of NaN ends it, too
+            used += wait if unit == "seconds" else 0
+            if (
+                unit != but and not used < limit
+            ):  # not ">=": a limit of NaN ends it, too
                 return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
         return ""
 
@@ -1639,9 +1647,9 @@ class Account:
         """Add this to what was spent. A cost of None makes the sum unknown."""
         with self.lock:
             for unit, more in used.items():
-                total = getattr(self.spent, unit)
-                unknown = total is None or more is None
-                setattr(self.spent, unit, None if unknown else total + more)
+                total: Any = getattr(self.spent, unit)
+                total = None if total is None or more is None else total + more
+                setattr(self.spent, unit, total)
 
 
 def start_run(state: State, tape: Any, name: str, watch: Any) -> None:
@@ -1665,19 +1673,19 @@ def within_limits(state: State, move: Move) -> Move:
     """Return the move, or a Stop where a limit forbids the call that it makes."""
     if isinstance(move, Ask):
         for account in state.accounts:
-            # The tries of a question are its own: those of the run are another matter.
-            others = state.hook and account is not state.accounts[0]
-            reason = account.limit_reached(move.wait, UNITS[1:] if others else UNITS)
+            # The tries of a question are its own: those of the run do not forbid it.
+            is_question = state.hook and account is not state.accounts[0]
+            reason = account.limit_reached(move.wait, "tries" if is_question else "")
             if reason:
                 return Stop(reason)
     return move
 
 
-def start_attempt(state: State, move: Ask) -> Reply | None:
+def start_attempt(state: State, move: Ask) -> Any:
     """Make this the present request, and count it; return what the tape has of it."""
     if move.call is not None and move.call is not state.call:
         state.call, state.changed = move.call, state.task_settings
-        state.replies, state.judged, state.faults_in_a_row = Counter(), 0, 0
+        state.replies, state.judged, state.faults_in_a_row = {}, 0, 0
     state.changed = state.changed | move.settings
     state.settings = recorded_settings(settings_of(state.call) | state.changed)
     state.messages, state.fault = move.messages, None
@@ -1727,8 +1735,7 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     # The id of a tool call is new each time; what counts is what it asks for.
     asks = [get_path(dict, it, "function") or it for it in reply.tool_calls]
     content = f"{reply.text}{asks}" if asks else reply.text
-    state.replies[content] += 1
-    state.repeats = state.replies[content]
+    state.repeats = state.replies[content] = state.replies.get(content, 0) + 1
     state.text, state.texts = reply.text, (reply.text,)
     if asks and state.judge is not anything:
         # Text beside a tool call is no answer. Only a fix-up can go on from here.
@@ -1763,7 +1770,7 @@ def text_of(message: Any) -> str:
     content = get_path(object, message, "content")
     if isinstance(content, str):
         return content
-    parts = cast("list[Any]", content if isinstance(content, list) else [])
+    parts: list[Any] = get_path(list, message, "content") or []
     return "".join(get_path(str, part, "text") or "" for part in parts)
 
 
@@ -1791,7 +1798,7 @@ def fault_of(error: Exception, *more: str) -> CallError | None:
 
 
 def wait_in(headers: Any) -> float | None:
-    """Return how many seconds a response asks us to wait: in ms, seconds or by a date."""
+    """Return how many seconds a response asks us to wait: in ms, in s or by a date."""
     from email.utils import parsedate_to_datetime
 
     retry_after, waits = headers.get("retry-after") or "", list[float]()
@@ -1818,7 +1825,7 @@ def ask_hook(state: State, hook: Hook, about: Any) -> Steps:
     where a service that it uses fails, that is raised as a CallError."""
     try:
         answer = yield partial(hook, about)
-        if isgenerator(answer):
+        if isinstance(answer, GeneratorType):
             answer = yield from answer_questions(state, hook, answer)
         return answer
     except Exception as error:
@@ -1929,7 +1936,7 @@ def returns_nothing(judge: Hook) -> bool:
     """Return whether a function has no `return` with a value: it forgot it."""
     from dis import get_instructions
 
-    if not hasattr(judge, "__code__") or judge.__code__.co_flags & 0x20:  # a generator
+    if not hasattr(judge, "__code__") or judge.__code__.co_flags & CO_GENERATOR:
         return False
     before: Any = None
     for step in get_instructions(judge):
@@ -1981,7 +1988,7 @@ def is_new_move(state: State, fix: Hook, move: Any) -> bool:
     """
     if move is None:
         return False
-    texts: Sequence[Any] = move.texts if isinstance(move, Use) else ()
+    texts: Any = getattr(move, "texts", ())
     if isinstance(move, Use) and all(isinstance(text, str) for text in texts):
         again = name_of(fix) in state.attempts[-1].fixes
         return not again and not state.inspected.issuperset(move.texts)
@@ -2000,8 +2007,11 @@ def record_decision(state: State, fix: Hook, move: Move) -> None:
     state.attempts[-1].fixes.append(name)
     if state.tape is None and state.watch is None:
         return
-    facts = {"settings": recorded_settings(getattr(move, "settings", {}))}
-    facts |= {"wait": getattr(move, "wait", 0), "why": getattr(move, "why", state.why)}
+    facts: dict[str, Any] = {"settings": {}, "wait": 0.0, "why": state.why}
+    if isinstance(move, Ask):
+        facts |= {"settings": recorded_settings(move.settings), "wait": move.wait}
+    if isinstance(move, Stop):
+        facts["why"] = move.why
     emit(state, "decide", fix=name, move=type(move).__name__, **facts)
 
 
@@ -2029,8 +2039,8 @@ def end_run(state: State, why: str, is_accepted: bool) -> Result[Any]:
 def emit(state: State, event: str, about: Any = None, **facts: Any) -> None:
     """Write an event to the tape, and show it to the watcher, whose errors are logged.
 
-    An event is a dict: `event`, `run` (its name), `n` (the number of the request), `hook`
-    (whose question it is, or ""), and for
+    An event is a dict: `event`, `run` (its name), `n` (the number of the request),
+    `hook` (whose question it is, or ""), and for
         start    task, call, settings, fixes    sent     messages, settings
         reply    what a Reply has, key          reused   key: the reply was on the tape
         fault    what a CallError has, key      inspect  complaint: "" where accepted
@@ -2077,18 +2087,17 @@ def recorded_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a record may have: no secrets, none that are removed."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        if value is not None and not SECRET.search(name):
-            inner = cast("dict[Any, Any]", value) if isinstance(value, dict) else {}
-            nested = bool(inner) and all(isinstance(key, str) for key in inner)
-            found[name] = recorded_settings(inner) if nested else value
+        if value is not None and not SECRET.search(str(name)):
+            inner: Any = get_path(dict, value)  # such as extra_body
+            found[name] = recorded_settings(inner) if inner else value
     return found
 
 
 def name_of(hook: Any) -> str:
     """Return the name of a hook, or of its function or class, as reports have it."""
     name: str = getattr(hook, "__name__", "")
-    kind: Any = type(hook)
-    return name or name_of(getattr(hook, "func", kind))
+    named: Any = getattr(hook, "func", None) or hook.__class__
+    return name or name_of(named)
 
 
 def described(error: BaseException) -> str:
