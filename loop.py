@@ -150,6 +150,7 @@ def take_steps(state: State, move: Move) -> Steps:
     except BaseException as error:  # a bug or Ctrl-C: it carries what was paid for
         with suppress(Exception):
             error.attempts = state.attempts  # type: ignore[attr-defined]
+        with suppress(Exception):
             gave_up(state, f"raised {described(error)}")
         raise
 
@@ -249,14 +250,15 @@ class Ask:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         if not isinstance(messages, (list, tuple)) or not messages:
-            raise TypeError(f"ask is {messages!r}, not a text or a list of messages")
+            raise HookError(f"ask is {messages!r}, not a text or a list of messages")
         for message in messages:
             if get_path(str, message, "role") is None:
                 kind = type(message).__name__
                 cure = "give dicts with a role, as from its .model_dump()"
-                raise TypeError(f"a message is {short_json(message)} ({kind}): {cure}")
+                raise HookError(f"a message is {short_json(message)} ({kind}): {cure}")
         for name in settings.keys() & {"judge", "fixes", "faults"}:
-            raise TypeError(f"{name} is no setting of a request: see run, or Question")
+            raise HookError(f"{name} is no setting of a request: see run, or Question")
+        check_callable(*([] if call is None else [call]))
         self.messages: Messages = list(messages)
         self.wait, self.call, self.settings = wait, call, settings
 
@@ -282,6 +284,7 @@ class Question(Ask):
         **settings: Any,
     ):
         super().__init__(messages, call=call, **settings)
+        check_callable(judge, *fixes)
         self.judge, self.fixes = judge, fixes
 
 
@@ -289,6 +292,9 @@ class Use:
     """A move: inspect these texts in order. They are repairs of the reply, and free."""
 
     def __init__(self, *texts: str):
+        for text in texts:
+            if type(text) is not str:
+                raise HookError(f"Use takes texts, not {text!r}")
         self.texts = texts
 
     def __repr__(self) -> str:
@@ -415,6 +421,7 @@ class State:
     attempts: list[Attempt] = field(default_factory=list[Attempt])  # append-only
     memory: dict[str, Any] = field(default_factory=dict[str, Any])  # of your fix-ups
     # What only the loop uses:
+    attempt: Any = None  # the present one: a question of a hook appends others
     task_settings: dict[str, Any] = field(default_factory=dict[str, Any])
     changed: dict[str, Any] = field(default_factory=dict[str, Any])  # by moves, so far
     value: Any = None  # what the judge accepted
@@ -425,6 +432,7 @@ class State:
     sent_at: float = 0.0
     bug: Exception | None = None  # raised by a call that a hook asked for
     inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
+    replied: Counter[str] = field(default_factory=Counter[str])  # to each key, by now
     replies: dict[str, int] = field(default_factory=dict[str, int])  # how often each
     best_rank: tuple[bool, float] = (False, -math.inf)  # has it a value; its score
 
@@ -472,11 +480,10 @@ def run(
     ask = ask if isinstance(ask, Ask) else Ask(ask)
     if isinstance(ask, Question):
         raise TypeError("a Question is for a hook to yield: give run a text or an Ask")
-    call = ask.call or call
-    check_hooks(call, judge, (fixes, faults), driver)
-    accounts = (Account(with_defaults(limits)), *([account] if account else []))
-    state = State(ask.messages, judge, call, fixes, faults, accounts)
+    accounts = accounts_of(limits, account)
+    state = State(ask.messages, judge, ask.call or call, fixes, faults, accounts)
     state.task_settings = state.changed = ask.settings
+    check_hooks(state, driver)
     start_run(state, tape, name, watch)
     return cast("Result[T]", driver(take_steps(state, ask)))
 
@@ -1099,9 +1106,9 @@ class chat:
         model = model or os.getenv("OPENAI_MODEL")
         key = (os.getenv("OPENAI_API_KEY", "") if api_key is None else api_key).strip()
         openai = "https://api.openai.com/v1" if key else ""
-        url = base_url or os.getenv("OPENAI_BASE_URL") or openai
+        url = (base_url or os.getenv("OPENAI_BASE_URL") or openai).strip()
         if not re.match("https?://[^@]*$", url):  # httpx would log a password in it
-            url = re.sub("//.*@", "//...@", url)
+            url = re.sub(r".*@", "...@", url.partition("?")[0])
             cure = "give base_url or set OPENAI_BASE_URL, as in http://host/v1"
             raise ValueError(f"no endpoint in {url!r}: {cure}; or OPENAI_API_KEY alone")
         secret = ({"Authorization": f"Bearer {key}"} if key else {}) | (headers or {})
@@ -1114,8 +1121,13 @@ class chat:
             raise ValueError("a key or header has characters that HTTP does not allow")
         base, mark, query = url.partition("?")  # Azure has its version there
         self.url = f"{base.rstrip('/')}/chat/completions{mark}{query}"
-        # Never shown. What is shorter is a word, not a key.
-        self.secrets = [it for it in (key, query, *secret.values()) if len(it) >= 8]
+        self.secrets = [key, query, *secret.values()]  # never to be shown
+        pairs = [*secret.items(), *re.findall("([^=&]+)=([^&]+)", query)]
+        for name, value in pairs:  # a part of it may be quoted by the endpoint
+            if SECRET.search(name):
+                self.secrets.append(value.split()[-1])
+        # What is shorter is a word.
+        self.secrets = [text for text in self.secrets if len(text) >= 8]
         self.settings = ({"model": model} if model else {}) | settings
         self.timeout, self.client, self.price = timeout, client, price
         self.__name__ = model or "chat"
@@ -1127,7 +1139,9 @@ class chat:
             with client.stream(**self.request(messages, changed)) as response:
                 for chunk in response.iter_bytes():
                     self.add_chunk(chunk, body, began)
-        except http().HTTPError as error:
+        except Exception as error:
+            if not is_http_error(error):
+                raise
             raise self.broken(error) from None  # its request has the key
         finally:
             if not self.client:
@@ -1148,7 +1162,7 @@ class chat:
         late = len(body) > 0 and time.monotonic() - began > self.timeout
         body += chunk
         if late or len(body) > BODY_LIMIT:
-            limits = f"{self.timeout:.0f} s and {BODY_LIMIT} bytes"
+            limits = f"{self.timeout:g} s and {BODY_LIMIT} bytes"
             raise self.fault(f"no whole reply within {limits}", billed=True)
 
     def broken(self, error: Exception) -> CallError:
@@ -1188,9 +1202,9 @@ class chat:
             finish=finish,
             reasoning=thought or get_path(str, message, "reasoning") or "",
             tool_calls=tuple(calls),
-            input_tokens=usage_figure(usage, "prompt_tokens"),
-            output_tokens=usage_figure(usage, "completion_tokens"),
-            cost=usage_figure(usage, "cost"),
+            input_tokens=usage_figure(int, usage, "prompt_tokens"),
+            output_tokens=usage_figure(int, usage, "completion_tokens"),
+            cost=usage_figure((int, float), usage, "cost"),
             seconds=time.monotonic() - began,
             model=get_path(str, raw, "model") or "",
             id=get_path(str, raw, "id") or "",
@@ -1233,7 +1247,9 @@ class achat(chat):
             async with client.stream(**self.request(messages, changed)) as response:
                 async for chunk in response.aiter_bytes():
                     self.add_chunk(chunk, body, began)
-        except http().HTTPError as error:
+        except Exception as error:
+            if not is_http_error(error):
+                raise
             raise self.broken(error) from None
         except CancelledError:  # its connection would stay in use for ever
             if not self.client:
@@ -1245,10 +1261,17 @@ class achat(chat):
         return self.read(response, body, began)
 
 
-def usage_figure(usage: Any, name: str) -> Any:
-    """Return a figure of the usage; None where it is negative, NaN or beyond sense."""
-    figure = get_path((int, float), usage, name)
-    return figure if figure is not None and 0 <= figure < 1e12 else None
+def is_http_error(error: Exception) -> bool:
+    """Return whether httpx or httpx2 raised this; a client of yours may be of either."""
+    return "HTTPError" in [kind.__name__ for kind in type(error).__mro__]
+
+
+def usage_figure(kind: Any, usage: Any, name: str) -> Any:
+    """Return a figure of the usage; None where it is negative, NaN or without sense."""
+    figure: Any = get_path(kind, usage, name)
+    if figure is None or isinstance(figure, bool) or not 0 <= figure < 1e12:
+        return None
+    return figure
 
 
 # Clients that are not in use. Each serves one request at a time: in httpx 0.28.1 the
@@ -1343,8 +1366,9 @@ def line_of(event: dict[str, Any]) -> tuple[str, str]:
     if kind == "reply":
         line = start + repr(event["text"])
         for request in event["tool_calls"]:
-            function = get_path(dict, request, "function") or request
-            line += f" asks for {function.get('name')}({function.get('arguments')})"
+            name = get_path(str, request, "function", "name") or "?"
+            arguments = get_path(str, request, "function", "arguments") or ""
+            line += f" asks for {name}({arguments})"
     elif kind == "reused":
         line, style = f"{event['n']:3}          (the reply is on the tape)", "dim"
     elif kind == "fault":
@@ -1452,29 +1476,25 @@ class Tape:
 
     def recall(self, state: State) -> Reply | None:
         """Return the reply to the present request of a run, if it is on the tape."""
-        attempt = state.attempts[-1]
         name = lasting_name(state.call)
-        attempt.key = digest([attempt.messages, attempt.settings, name])
-        place = self.place_of(state)
+        key = digest([state.messages, state.settings, name])
+        state.attempt.key = key
+        place = self.place_of(state.name, key, state.replied[key])
         if place is None:
             self.read_on()  # another process may have asked it meanwhile
-            place = self.place_of(state)
+            place = self.place_of(state.name, key, state.replied[key])
         if place is None:
             return None
-        attempt.reused = True
+        state.attempt.reused = True
         event: Any = json.loads(next(whole_lines(self.path, place))[1])
-        event["tool_calls"] = tuple(event["tool_calls"])
+        event["tool_calls"] = tuple(event.get("tool_calls", ()))
         return Reply(**{it: event[it] for it in Reply.__slots__ if it in event})
 
-    def place_of(self, state: State) -> int | None:
-        """Return where in the file the next reply to a run's request is."""
-        key = state.attempts[-1].key
+    def place_of(self, run: str, key: str, number: int) -> int | None:
+        """Return where in the file a run's reply to a request is, by its number."""
         with self.lock:
-            places = self.places.get((state.name, key), [])
-        if not places:
-            return None
-        number = sum(it.key == key and it.reply is not None for it in state.attempts)
-        return places[number] if number < len(places) else None
+            places = self.places.get((run, key), [])
+            return places[number] if number < len(places) else None
 
     def read_on(self) -> None:
         """Take in the whole lines that were added since the last time."""
@@ -1484,8 +1504,8 @@ class Tape:
             for place, line in whole_lines(self.path, self.read_to):
                 self.read_to = place + len(line)
                 event = event_in(line)
-                if event and event["event"] == "reply":
-                    self.places[event["run"], event["key"]].append(place)
+                if event and event["event"] == "reply" and "text" in event:
+                    self.places[event["run"], str(event.get("key"))].append(place)
 
     def write(self, event: dict[str, Any]) -> None:
         """Append an event. A reply is on the disk when this returns."""
@@ -1525,7 +1545,7 @@ def event_in(line: bytes) -> dict[str, Any] | None:
         return None
     with suppress(ValueError, RecursionError):
         event: dict[str, Any] = json.loads(line)
-        if {"event", "run", "hook"} <= event.keys():
+        if all(isinstance(event.get(name), str) for name in ("event", "run", "hook")):
             return event
     return None
 
@@ -1564,6 +1584,8 @@ def lasting_name(call: Hook) -> str:
     name = getattr(target, "__qualname__", "") or name_of(target)
     code: Any = getattr(target, "__code__", None)
     simple = code and not (code.co_freevars or hasattr(target, "__self__"))
+    if "<locals>" in name:  # one of several, perhaps, that differ in their defaults
+        simple = simple and not (target.__defaults__ or target.__kwdefaults__)
     if not settings_of(call) and (not simple or "<lambda>" in name):
         cure = "give it .settings, or the keywords of a functools.partial"
         raise TypeError(f"a tape would not know the call {name} again: {cure}")
@@ -1575,15 +1597,10 @@ def lasting_name(call: Hook) -> str:
 # file, nobody needs it.
 
 
-ASYNC = CO_COROUTINE | CO_ASYNC_GENERATOR
-
-
-def check_hooks(
-    call: Hook, judge: Hook, lists: Sequence[Sequence[Hook]], driver: Hook
-) -> None:
+def check_hooks(state: State, driver: Hook) -> None:
     """Raise TypeError or ValueError where a hook cannot work, as far as can be seen."""
-    hooks = [call, judge]
-    for fixes in lists:
+    hooks = [state.call, state.judge]
+    for fixes in (state.fixes, state.faults):
         if fixes is FIXES or fixes is FAULTS:
             continue  # the defaults are in order, and looking takes as long as a run
         hooks.extend(fixes)
@@ -1591,20 +1608,41 @@ def check_hooks(
         if len(set(names)) < len(names):
             twice = max(names, key=names.count)
             raise ValueError(f"two fix-ups are named {twice!r}: set one's __name__")
+    check_callable(*hooks)
     for hook in hooks:
-        if not callable(hook):
-            raise TypeError(f"call, judge and fix-ups are functions, not {hook!r}")
         code: Any = getattr(hook, "__code__", None)
-        if code and driver is drive and code.co_flags & ASYNC:
+        flags = code.co_flags if code else 0
+        if flags & CO_ASYNC_GENERATOR:
+            raise TypeError(
+                f"{name_of(hook)} is async and yields: a hook cannot be both"
+            )
+        if flags & CO_COROUTINE and driver is drive:
             raise TypeError(f"{name_of(hook)} is async: use arun")
     if driver is adrive:
-        check_blocking(call)
+        check_blocking(state.call)
+
+
+def check_callable(*hooks: Any) -> None:
+    """Raise HookError where one of these is no function."""
+    for hook in hooks:
+        if not callable(hook):
+            raise HookError(f"call, judge and fix-ups are functions, not {hook!r}")
 
 
 def check_blocking(function: Hook) -> None:
     """Raise HookError where a function would block the event loop, and says so."""
     if of_call(function, "blocks"):
         raise HookError(f"{name_of(function)} would block the event loop: use achat")
+
+
+def accounts_of(limits: Any, account: Any) -> tuple[Account, ...]:
+    """Return the accounts of a run: its own, and one that it shares with others."""
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits is {limits!r}: give Limits(...)")
+    if not isinstance(account, Account) and account is not None:
+        raise TypeError(f"account is {account!r}: give Account(Limits(...))")
+    own = Account(with_defaults(limits))
+    return (own, account) if account else (own,)
 
 
 @lru_cache
@@ -1633,13 +1671,13 @@ class Account:
         spent.seconds = time.monotonic() - self.began
         for unit, limit in given_limits(self.limits):
             used: Any = getattr(spent, unit)
+            if unit == but or limit == math.inf:
+                continue
             if used is None:
                 cure = "give the call a price=(in, out)"
                 return f"limit reached: the cost so far is unknown: {cure}"
             used += wait if unit == "seconds" else 0
-            if (
-                unit != but and not used < limit
-            ):  # not ">=": a limit of NaN ends it, too
+            if not used < limit:  # not ">=": a limit of NaN ends it, too
                 return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
         return ""
 
@@ -1654,9 +1692,11 @@ class Account:
 
 def start_run(state: State, tape: Any, name: str, watch: Any) -> None:
     """Name a run, and say that it starts, where anybody listens."""
-    state.tape, state.watch = tape, watch
     if tape is None and watch is None:
         return
+    if tape is not None and not hasattr(tape, "recall"):
+        raise TypeError(f"tape is {tape!r}: give Tape({tape!r})")
+    state.tape, state.watch = tape, watch
     settings = recorded_settings(settings_of(state.call) | state.task_settings)
     call = name_of(state.call)
     if not name and tape is not None:
@@ -1685,20 +1725,22 @@ def start_attempt(state: State, move: Ask) -> Any:
     """Make this the present request, and count it; return what the tape has of it."""
     if move.call is not None and move.call is not state.call:
         state.call, state.changed = move.call, state.task_settings
-        state.replies, state.judged, state.faults_in_a_row = {}, 0, 0
+        state.replies, state.repeats = {}, 0
+        state.judged, state.faults_in_a_row = 0, 0
     state.changed = state.changed | move.settings
     state.settings = recorded_settings(settings_of(state.call) | state.changed)
     state.messages, state.fault = move.messages, None
     state.sent_at = time.monotonic()
-    attempt = Attempt(state.messages, state.settings, name_of(state.call), state.hook)
-    state.attempts.append(attempt)
+    call = name_of(state.call)
+    state.attempt = Attempt(state.messages, state.settings, call, state.hook)
+    state.attempts.append(state.attempt)
     charge(state, calls=1)
     return state.tape.recall(state) if state.tape is not None else None
 
 
 def record_outcome(state: State, outcome: Any) -> Sequence[str]:
     """Charge and record what came of a call; return the texts to inspect."""
-    attempt = state.attempts[-1]
+    attempt = state.attempt
     attempt.seconds = round(time.monotonic() - state.sent_at, 3)
     state.texts, state.inspected = (), set()
     if isinstance(outcome, str):
@@ -1724,6 +1766,7 @@ def record_fault(state: State, attempt: Attempt, fault: CallError) -> None:
 def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     """Charge a reply, record it, and notice whether it came before."""
     state.reply = attempt.reply = reply
+    state.replied[attempt.key] += 1
     state.faults_in_a_row = 0
     used = usage_of(state, reply)
     charge(state, reused=int(attempt.reused), **used)
@@ -1784,7 +1827,7 @@ def fault_of(error: Exception, *more: str) -> CallError | None:
     if isinstance(error, CallError):
         return error
     response = getattr(error, "response", None)
-    status = getattr(error, "status_code", getattr(response, "status_code", None))
+    status = getattr(error, "status_code", None) or getattr(response, "status_code", 0)
     if not isinstance(status, int) or not 100 <= status < 600:
         status, cause, kinds = None, cast("BaseException | None", error), set[str]()
         for _ in range(10):  # a chain of causes may be a ring
@@ -1801,8 +1844,9 @@ def wait_in(headers: Any) -> float | None:
     """Return how many seconds a response asks us to wait: in ms, in s or by a date."""
     from email.utils import parsedate_to_datetime
 
-    retry_after, waits = headers.get("retry-after") or "", list[float]()
-    for text, unit in ((headers.get("retry-after-ms") or "", 1000), (retry_after, 1)):
+    headers = {str(name).lower(): str(value) for name, value in dict(headers).items()}
+    retry_after, waits = headers.get("retry-after", ""), list[float]()
+    for text, unit in ((headers.get("retry-after-ms", ""), 1000), (retry_after, 1)):
         with suppress(ValueError):
             waits.append(float(text) / unit)
     with suppress(ValueError, TypeError, OverflowError):
@@ -1876,7 +1920,8 @@ def state_of_question(state: State, hook: Hook, ask: Ask) -> State:
         accounts=(Account(Limits(state.accounts[0].limits.tries)), *state.accounts),
     )
     question.task_settings = question.changed = ask.settings
-    question.attempts, question.hook = state.attempts, name_of(hook)
+    question.attempts, question.replied = state.attempts, state.replied
+    question.hook = name_of(hook)
     question.name, question.tape, question.watch = state.name, state.tape, state.watch
     return question
 
@@ -1924,10 +1969,8 @@ def accepted_value(judge: Hook, given: Any, value: Any) -> Any:
     if value is None or is_bool:
         cure = "return a value or raise, or use check(predicate, complaint) or Accept"
         raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
-    if kind in ("Accept", "Ask", "Question", "Use", "Stop"):
-        cure = (
-            f"yield it, or is there another copy of loop.py, {type(value).__module__}?"
-        )
+    if kind in ("Accept", "Ask", "Question", "Use", "Stop", "async_generator"):
+        cure = f"yield it; or is {type(value).__module__} another copy of loop.py?"
         raise HookError(f"judge {name_of(judge)} returned {value!r}: {cure}")
     return value
 
@@ -1959,7 +2002,7 @@ def record_rejection(state: State, text: str, error: Exception) -> None:
 
 def record_complaint(state: State, complaint: str) -> None:
     """Make this the present complaint, and record it."""
-    state.complaint = state.attempts[-1].complaint = complaint
+    state.complaint = state.attempt.complaint = complaint
     emit(state, "inspect", complaint=complaint)
 
 
@@ -1988,13 +2031,12 @@ def is_new_move(state: State, fix: Hook, move: Any) -> bool:
     """
     if move is None:
         return False
-    texts: Any = getattr(move, "texts", ())
-    if isinstance(move, Use) and all(isinstance(text, str) for text in texts):
-        again = name_of(fix) in state.attempts[-1].fixes
+    if isinstance(move, Use):
+        again = name_of(fix) in state.attempt.fixes
         return not again and not state.inspected.issuperset(move.texts)
     if isinstance(move, Question):
         raise HookError(
-            f"{name_of(fix)} returned a Question: yield it, or return an Ask"
+            f"{name_of(fix)} returned a Question: yield that, return an Ask"
         )
     if isinstance(move, (Ask, Stop)):
         return True
@@ -2004,7 +2046,7 @@ def is_new_move(state: State, fix: Hook, move: Any) -> bool:
 def record_decision(state: State, fix: Hook, move: Move) -> None:
     """Note which special case made this move, and record it."""
     name = name_of(fix)
-    state.attempts[-1].fixes.append(name)
+    state.attempt.fixes.append(name)
     if state.tape is None and state.watch is None:
         return
     facts: dict[str, Any] = {"settings": {}, "wait": 0.0, "why": state.why}
@@ -2085,12 +2127,19 @@ SECRET = re.compile(
 
 def recorded_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a record may have: no secrets, none that are removed."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if value is not None and not SECRET.search(str(name)):
-            inner: Any = get_path(dict, value)  # such as extra_body
-            found[name] = recorded_settings(inner) if inner else value
-    return found
+    return {
+        name: it for name, it in without_secrets(settings).items() if it is not None
+    }
+
+
+def without_secrets(value: Any) -> Any:
+    """Return a JSON value without the members whose keys look like those of secrets."""
+    members: Any = value.items() if isinstance(value, dict) else ()
+    public = {key: it for key, it in members if not SECRET.search(str(key))}
+    if members:
+        return {key: without_secrets(it) for key, it in public.items()}
+    items: Any = value if isinstance(value, (list, tuple)) else ()
+    return [without_secrets(it) for it in items] or value
 
 
 def name_of(hook: Any) -> str:
@@ -2102,7 +2151,7 @@ def name_of(hook: Any) -> str:
 
 def described(error: BaseException) -> str:
     """Return an error as its kind and the first line of its message."""
-    line = str(error).strip().partition("\n")[0]
+    line = str(error).strip().partition("\n")[0][:250]  # it may be a page of HTML
     return f"{type(error).__name__}: {line}".removesuffix(": ")
 
 
@@ -2118,5 +2167,8 @@ def get_path(kind: Any, data: Any, *path: Any) -> Any:
 
 def short_json(value: Any) -> str:
     """Return a value as JSON, short enough for a complaint."""
-    text = json.dumps(value, ensure_ascii=False, default=repr)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except (TypeError, ValueError, RecursionError):  # odd keys, or a ring
+        text = repr(value)
     return text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}"
