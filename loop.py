@@ -32,7 +32,9 @@ How a run goes:
   - A fix-up returns Stop, none applies, or a limit is reached (8 tries, 8 faults, 32
     calls, 600 seconds): the run ends, not accepted. result.best is the best so far.
 
-To add a special case, write a function and pass fixes=[yours, *FIXES].
+To add a special case, write yours(state), which returns one of the three moves, or None
+where it does not apply, and pass fixes=[yours, *FIXES].
+
 A hook that needs a model is a generator: `reply = yield Ask("Is it so?", call=other)`
 gets a Reply, `yield Question(...)` what a judge of its own accepted. For async code,
 `await arun(...)` with `achat` takes the place of `run(...)` with `chat`; the call, the
@@ -1182,7 +1184,7 @@ class chat:
         for secret in self.secrets:
             texts = [text.replace(secret, "(key)") for text in texts]
         why, code, url = texts
-        return CallError(f"{why[:400]} ({url})", code=code[:60], **facts)
+        return CallError(f"{why[:300]} ({url})", code=code[:60], **facts)
 
     def read(self, response: Any, body: bytearray, began: float) -> Reply:
         """Return the reply in a response; raise CallError where there is none."""
@@ -1893,7 +1895,8 @@ def ask_hook(state: State, hook: Hook, about: Any) -> Steps:
         fault = fault_of(error)
         if fault is None or fault is error:
             raise
-        raise fault from error
+        why = f"a service that {name_of(hook)} uses failed: {fault}"
+        raise replace(fault, why=why) from error
 
 
 def answer_questions(state: State, hook: Hook, asking: Any) -> Steps:

@@ -8,9 +8,9 @@ these functions with what it calls, or this file.
 A judge takes a text, or what the judge before it in all_of returned; it returns a value
 or raises Reject. Run this file to see each of them at work, offline.
 
-Promised: none of them calls a model, and each takes time in proportion to what it reads,
-also where that is hostile; the time of `matches` is up to your pattern. Not promised:
-that what is grounded is also true, or that what `probe` does not find is not there.
+Promised: none of them calls a model, and a hostile reply takes them milliseconds, not
+minutes; how long `matches` takes is up to your pattern. Not promised: that what is
+grounded is also true, or that a judge in which `probe` finds nothing is a good one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import re
-from typing import Any, cast
+from typing import Any
 from unicodedata import combining, normalize
 
 from loop import (
@@ -44,18 +44,18 @@ def grounded(source: str, *keys: str) -> Hook:
     """Judge: every quote stands word for word in the source; returns what it was given.
 
     Quotes are what an object has at these keys, each a string or a list of strings.
-    Without keys they are what stands in quotation marks in a text. One quote at least is
-    required. Forms of spaces and of quotation marks make no difference, case and
-    punctuation do; a part of a word is no quote. (OpenContracts#2189: of six quotes none
-    was real)
+    Without keys they are what stands in quotation marks in a text. There must be one at
+    least. The forms of spaces and quotation marks make no difference, case and
+    punctuation do; a part of a word is no quote. (OpenContracts#2189: of six quotes,
+    none was real)
     """
     source = normalized(source)
 
     def grounded(found: Any) -> Any:
         quotes: list[Any] = []
         for key in keys:
-            value: Any = found[key]
-            quotes += cast("list[Any]", value) if isinstance(value, list) else [value]
+            several = get_path(list, found, key)
+            quotes += [found[key]] if several is None else several
         if not keys:
             quotes += normalized(found).split('"')[1::2]  # between two marks
         quotes = [normalized(str(quote)) for quote in quotes]
@@ -63,7 +63,9 @@ def grounded(source: str, *keys: str) -> Hook:
             raise Reject("there is no quote from the source", value=found)
         missing: list[str] = []
         for quote in quotes:
-            if not re.search(rf"(?<!\w){re.escape(quote)}(?!\w)", source):
+            whole_words = rf"(?<!\w){re.escape(quote)}(?!\w)"
+            # First `in`: to find that it is not there takes a pattern far longer.
+            if quote not in source or not re.search(whole_words, source):
                 missing.append(short_json(quote))
         if missing:
             raise Reject(f"not in the source: {', '.join(missing)}", value=found)
@@ -108,10 +110,11 @@ def matches(pattern: str) -> Hook:
 
 
 def no_echo(ask: str, size: int = 40) -> Hook:
-    """Judge: the text repeats no run of so many characters of the ask; returns the text.
+    """Judge: no run of so many characters of the ask is in the text; returns the text.
 
-    Its place is first in all_of; not where an answer may quote the ask. A shorter ask is
-    never found. (In 101 of 691 replies of SmolLM2 to extract.py there was such a run.)
+    Place: first in all_of, but not where an answer may quote the ask. An ask that is
+    shorter than `size` is never found. (101 of 691 replies of SmolLM2 to extract.py had
+    such a run)
     """
     ask = normalized(ask)
     runs = {ask[at : at + size] for at in range(len(ask) - size + 1)}
@@ -130,8 +133,8 @@ def probe(judge: Hook, ask: str | Messages) -> list[str]:
     """Return what a judge accepts, and should not: of an empty text, "I don't know" and
     the ask itself. [] is good: `assert not probe(judge, ask)`. No model is called.
 
-    Raises ValueError for a judge that would ask a model about one of them, as that alone
-    could tell: probe the judges that come before it in all_of.
+    Raises ValueError for a judge that would ask a model about one of them, as then only
+    the model can tell. Probe the judges that stand before it in all_of.
     """
     question = get_path(str, Ask(ask).messages[-1], "content") or ""
     accepted: list[str] = []
@@ -148,14 +151,15 @@ def probe(judge: Hook, ask: str | Messages) -> list[str]:
 if __name__ == "__main__":
     article = "The museum opened on Friday. Its director, Ada Smith, was not there."
     prompt = f"Who is the director? Give JSON with a name and a quote.\n\n{article}"
-    demo = all_of(no_echo(prompt), json_with(name=str, quote=str))
-    demo = all_of(demo, grounded(article, "quote"))
+    plain = json_with(name=str, quote=str)
+    judge = all_of(no_echo(prompt), plain, grounded(article, "quote"))
     for reply in (
-        '{"name": "Ada Smith", "quote": "Its director, Ada Smith"}',
-        '{"name": "Ada Smith", "quote": "Ada Smith is the director"}',
+        '{"name": "Ada", "quote": "Its director, Ada Smith"}',
+        '{"name": "Ada", "quote": "Ada is the director"}',
         prompt,
     ):
-        print(short_json(reply), "->", run(prompt, demo, call=scripted(reply), fixes=()))
+        result = run(prompt, judge, call=scripted(reply), fixes=())
+        print(f"{short_json(reply)}\n    {result.why}")
     print(run("When?", matches(r"\d{4}-\d\d"), call=scripted("2026-11\n")))
-    print("accepted, and should not be:", probe(demo, prompt), "of the whole judge,")
-    print(probe(json_with(), prompt), probe(str, prompt), "of json_with() and str")
+    print("str accepts", probe(str, prompt)[:2], "and the question itself")
+    print("the judge above accepts", probe(judge, prompt), "of these")

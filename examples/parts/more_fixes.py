@@ -61,16 +61,16 @@ from loop import (
 def rename_parameter(state: State) -> Ask | None:
     """The model does not take a parameter: "Unsupported parameter: 'max_tokens' ... Use
     'max_completion_tokens' instead". Send its value by the other name, or leave it out
-    where no other is named. This lasts for one run: a call that is set up with the right
-    name saves the failed request. Place: faults=[rename_parameter, *FAULTS].
-    (opencode#37964, gollm#33)"""
+    where no other is named. This lasts for one run; set it so in the call, and the
+    failed request is saved. Place: faults=[rename_parameter, *FAULTS]. (opencode#37964,
+    gollm#33)"""
     why = str(state.fault)
     found = re.search(r"(?i)unsupported (?:parameter|value): '(\w+)'", why)
     if not found or found[1] not in state.settings:
         return None
     refused = state.memory.setdefault(f"refused by {name_of(state.call)}", set[str]())
     refused.add(found[1])
-    settings = {found[1]: None}
+    settings: dict[str, Any] = {found[1]: None}
     # With an underscore it cannot be an argument of Ask itself.
     other = re.search(r"(?i)use '(\w*_\w*)' instead", why)
     if other and other[1] not in state.settings and other[1] not in refused:
@@ -81,7 +81,7 @@ def rename_parameter(state: State) -> Ask | None:
 def context_window(state: State) -> Ask | None:
     """The prompt and max_tokens together exceed the context, and the endpoint says how
     long the prompt is. Allow the reply what is left. Where it says "at least", it
-    stopped counting: allow half of what was allowed. Silent where the prompt alone is too
+    stopped counting: allow half as much as before. Silent where the prompt alone is too
     long. Place: faults=[context_window, *FAULTS]. (vllm#20409, vllm#42474)"""
     why = str(state.fault)
     window = re.search(r"maximum context length is (\d+) tokens", why)
@@ -93,7 +93,8 @@ def context_window(state: State) -> Ask | None:
         allowed = get_path(int, state.settings, name) or 0
         most = min(left, allowed // 2) if "at least" in why else left
         if 0 < most < allowed:
-            return Ask(state.messages, **{name: most})
+            settings: dict[str, Any] = {name: most}
+            return Ask(state.messages, **settings)
     return None
 
 
@@ -113,8 +114,8 @@ def wait_in_words(state: State) -> Ask | None:
 
 
 def drop_response_format(state: State) -> Ask | None:
-    """One and the same 500 came twice, as where llama.cpp's own check rejects the reply.
-    Waiting does not help: ask without response_format, as there is a judge. Place:
+    """The same 500 came twice, as where llama.cpp's own check rejects the reply. To
+    wait does not help: ask without response_format, as there is a judge. Place:
     faults=[drop_response_format, *FAULTS]. (llama.cpp#27279: 35 to 40 % of requests)"""
     if state.fault.status != 500 or "response_format" not in state.settings:
         return None
@@ -128,7 +129,7 @@ def drop_response_format(state: State) -> Ask | None:
 
 
 def first_json_first(state: State) -> Use | None:
-    """The first JSON of several is the answer, and examples or further steps follow. Use
+    """The first JSON of several is the answer, and examples or next steps follow. Use
     the pieces in their order; json_slips uses the last one first, as a correction
     follows its draft. Place: fixes=[think_tags, first_json_first, *REPAIRS[1:],
     *RE_ASKS]. (letta#269)"""
@@ -200,10 +201,11 @@ def unwrapped(state: State) -> Use | None:
     texts: list[str] = []
     for text in state.texts:
         outer = parsed(text)
-        members = list(outer.values()) if isinstance(outer, dict) else outer
-        if isinstance(members, list) and len(members) == 1:
-            if isinstance(members[0], dict):
-                texts.append(json.dumps(members[0]))
+        members: list[Any] = get_path(list, outer) or []
+        if get_path(dict, outer):
+            members = list(outer.values())
+        if len(members) == 1 and get_path(dict, members, 0):
+            texts.append(json.dumps(members[0]))
     return Use(*texts) if texts else None
 
 
@@ -240,12 +242,12 @@ def prompt_truncated(state: State) -> Stop | None:
 def cached_reply(state: State) -> Ask | None:
     """The same reply came twice, with the same id: a cache between us and the model
     answers, and ignores the seed. Ask again with a line that is new each time. Place:
-    fixes=[*REPAIRS, cached_reply, *RE_ASKS]. (ouroboros#202: six times, in 0.0 s each)"""
-    replies = [it.reply for it in state.attempts if it.reply]
-    same = [it for it in replies if (it.id, it.text) == (state.reply.id, state.reply.text)]
-    if not state.reply.id or len(same) < 2:
+    fixes=[*REPAIRS, cached_reply, *RE_ASKS]. (ouroboros#202: six times, 0.0 s each)"""
+    replies = [attempt.reply for attempt in state.attempts if attempt.reply]
+    signatures = [(reply.id, reply.text) for reply in replies]
+    if not state.reply.id or signatures.count((state.reply.id, state.reply.text)) < 2:
         return None
-    # Replies are counted, not requests, so that a run resumed from a tape asks the same.
+    # It counts replies, not requests: a run that a tape resumes has no faults again.
     return ask_again(state, f"(This is request {len(replies) + 1}.)")
 
 
@@ -275,10 +277,10 @@ def echoed_schema(state: State) -> Ask | None:
 
 
 def with_example(text: str) -> Hook:
-    """Return a fix-up: ask the task again, with an example of a right answer. Measure it:
-    SmolLM2 copied the example, and was right in 64 of 250 tasks, in 138 without it. It
-    takes the place of the last two re-asks: fixes=[*REPAIRS, *RE_ASKS[:-2],
-    with_example(...)]. Place: the same."""
+    """Return a fix-up: ask the task again, with an example of a right answer. Measure
+    it: SmolLM2 copied the example, and was right in 64 of 250 tasks, in 138 without it.
+    Place, instead of the last two re-asks: fixes=[*REPAIRS, *RE_ASKS[:-2],
+    with_example(...)]."""
 
     def with_example(state: State) -> Ask | None:
         return ask_again(state, f"An example of a right answer:\n{text}")
@@ -305,8 +307,8 @@ def resample_after_worse(state: State) -> Ask | None:
 
 
 def from_the_best(state: State) -> Ask | None:
-    """The last reply is worse than one before. Show the best so far as a draft, with what
-    is wrong with it. Not for a model that repeats what it is shown, as SmolLM2 does.
+    """The last reply may be worse than one before. Show the best so far as a draft, and
+    what is wrong with it. Not for a model that repeats what it sees, as SmolLM2 does.
     Place: fixes=[*REPAIRS, *RE_ASKS[:-2], from_the_best]. (stakgraph#1325,
     dify-plugins#3874)"""
     best, complaint = state.memory.get("from_the_best", (None, ""))
@@ -314,17 +316,18 @@ def from_the_best(state: State) -> Ask | None:
         best, complaint = state.best, state.complaint
         state.memory["from_the_best"] = (best, complaint)
     draft = json.dumps(best, ensure_ascii=False, default=str, skipkeys=True)
-    return ask_again(state, f"Improve this draft: {draft}\nIt was rejected: {complaint}")
+    note = f"Improve this draft: {draft}\nIt was rejected: {complaint}"
+    return ask_again(state, note)
 
 
 # A person -----------------------------------------------------------------------------
 
 
 def ask_person(state: State) -> Generator[Ask, Reply, Use | Stop]:
-    """No other fix-up applies. Ask a person at the terminal, with the complaint, and give
-    the answer to the judge; stop where none is given. Each answer counts as a call, not
-    as a try, and is on the tape. Place: fixes=[*FIXES, ask_person]. (airflow#62898,
-    langgraph#8025)"""
+    """No other fix-up applies. Ask a person at the terminal, with the complaint. The
+    judge inspects the answer; without one the run stops. An answer counts as a call,
+    not as a try, and goes onto the tape. Place: fixes=[*FIXES, ask_person].
+    (airflow#62898, langgraph#8025)"""
     task = "\n\n".join(str(get_path(object, it, "content")) for it in state.task)
     question = f"{task}\n\nRejected so far: {state.complaint}"
     try:
@@ -354,7 +357,7 @@ vars(person).update(settings={"model": "person"}, price=(0.0, 0.0), blocks=True)
 
 
 if __name__ == "__main__":
-    unsupported = "Unsupported parameter: 'max_tokens' is not supported with this model."
+    unsupported = "Unsupported parameter: 'max_tokens' is not supported."
     result = run(
         Ask("Who? As JSON.", max_tokens=50),
         json_with(name=str, age=int),
@@ -366,5 +369,6 @@ if __name__ == "__main__":
         faults=[rename_parameter, *FAULTS],
     )
     for attempt in result.attempts:
-        print(attempt.settings, attempt.fault or attempt.reply, attempt.fixes)
+        outcome = attempt.reply.text if attempt.reply else attempt.fault
+        print(f"{attempt.settings}\n    {outcome}\n    {attempt.fixes}")
     print(result)
