@@ -63,7 +63,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
-from itertools import count
+from itertools import count, islice
 from types import GeneratorType
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
@@ -258,7 +258,7 @@ class Ask:
                 kind = type(message).__name__
                 cure = "give dicts with a role, as from its .model_dump()"
                 raise HookError(f"a message is {short_json(message)} ({kind}): {cure}")
-        for name in settings.keys() & {"judge", "fixes", "faults"}:
+        for name in settings.keys() & {"judge", "fixes", "faults", "limits"}:
             raise HookError(f"{name} is no setting of a request: see run, or Question")
         check_callable(*([] if call is None else [call]))
         self.messages: Messages = list(messages)
@@ -282,10 +282,11 @@ class Question(Ask):
         judge: Hook,
         *,
         fixes: Sequence[Hook] = FIXES,
+        wait: float = 0,
         call: Hook | None = None,
         **settings: Any,
     ):
-        super().__init__(messages, call=call, **settings)
+        super().__init__(messages, wait, call, **settings)
         check_callable(judge, *fixes)
         self.judge, self.fixes = judge, fixes
 
@@ -422,7 +423,7 @@ class State:
     best: Any = None  # as in Result
     best_complaint: str = ""  # about it
     attempts: list[Attempt] = field(default_factory=list[Attempt])  # append-only
-    memory: dict[str, Any] = field(default_factory=dict[str, Any])  # of your fix-ups
+    memory: dict[Any, Any] = field(default_factory=dict[Any, Any])  # of your fix-ups
     # What only the loop uses:
     attempt: Any = None  # the present one: a question of a hook appends others
     task_settings: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -608,7 +609,7 @@ def strict_json(text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
-            if found.setdefault(key, value) != value:
+            if json.dumps(found.setdefault(key, value)) != json.dumps(value):
                 both = f"{short_json(found[key])} and {short_json(value)}"
                 raise Reject(f"{key}: both {both}")
         return found
@@ -707,7 +708,16 @@ def code_fence(state: State) -> Use | None:
     talk, *pieces = fence.split(state.text)  # talk, block, talk, block ... talk
     if not pieces or scan_json(talk).open:
         return None
-    return Use(*reversed(pieces[::2]), state.text)
+    whole = scan_json(state.text).pieces
+    blocks = pieces[::2][-100:]  # there may be a million
+    blocks = [block for block in blocks if not in_doubt(block, whole)]
+    return Use(*reversed(blocks), state.text)
+
+
+def in_doubt(block: str, whole: Sequence[str]) -> bool:
+    """Return whether a code block has JSON in it that is no whole piece of the text."""
+    pieces = scan_json(block).pieces
+    return any('"' in piece and piece not in whole for piece in pieces)
 
 
 def json_slips(state: State) -> Use | None:
@@ -726,9 +736,11 @@ def label_in_talk(state: State) -> Use | None:
     for label in getattr(state.judge, "labels", ()):
         if re.search(rf"(?i)(?<!\w){re.escape(label)}(?!\w)", state.text):
             found.add(label)
-    if len(found) != 1 or DENIAL.search(state.text):
+    if len(found) != 1:
         return None
-    return Use(*found)
+    label = found.pop()
+    talk = re.sub(re.escape(label), "", state.text, flags=re.IGNORECASE)
+    return None if DENIAL.search(talk) else Use(label)
 
 
 DENIAL = re.compile(
@@ -754,12 +766,6 @@ def tools_wanted(state: State) -> Stop | None:
     return Stop(f"{state.complaint}, and no fix-up runs them: {cure}")
 
 
-def empty_reply(state: State) -> Ask | None:
-    """The reply is empty: ask again, without a complaint, which would only confuse.
-    (python-genai#1789)"""
-    return None if state.reply.text.strip() else ask_again(state)
-
-
 def cut_by_length(state: State) -> Ask | None:
     """The reply was cut off at max_tokens, within JSON or within a thought, whatever
     its flag says: allow twice as many, once; four times as many where thinking took
@@ -771,11 +777,19 @@ def cut_by_length(state: State) -> Ask | None:
         if not most or once in state.memory:
             continue
         cut = state.reply.finish == "length" or used >= most
-        thinking = bool(state.reply.reasoning) and not state.reply.text.strip()
-        if cut and (thinking or scan_json(state.reply.text).open):
+        text = state.reply.text
+        thinking = bool(state.reply.reasoning) and not text.strip()
+        thinking = thinking or ("<think>" in text and "</think>" not in text)
+        if cut and (thinking or scan_json(text).open):
             state.memory[once] = True
             return Ask(state.messages, **{name: most * (4 if thinking else 2)})
     return None
+
+
+def empty_reply(state: State) -> Ask | None:
+    """The reply is empty: ask again, without a complaint, which would only confuse.
+    (python-genai#1789)"""
+    return None if state.reply.text.strip() else ask_again(state)
 
 
 def ask_afresh(state: State) -> Ask | None:
@@ -814,19 +828,21 @@ def ask_again(state: State, note: str = "", **settings: Any) -> Ask | None:
 
 
 def escalate(call: Hook, after: int = 2) -> Hook:
-    """Return a fix-up: once so many replies of a model were rejected, or it is stuck,
-    put the task to another model. It does so once; several make a ladder. Its place is
-    before the re-asks: [*REPAIRS, escalate(big), *RE_ASKS]. In `faults` it counts calls
-    that failed in a row, and is the fall-back: [escalate(other), *FAULTS]."""
+    """Return a fix-up: once so many replies of a model were rejected, or it is stuck or
+    refuses, put the task to another model. It does so once; several make a ladder. Its
+    place is before the re-asks: [*REPAIRS, escalate(big), *RE_ASKS]. In `faults` it
+    counts calls that failed in a row, and is the fall-back: [escalate(other), *FAULTS].
+    (hermes-agent#43108)"""
 
     def escalate(state: State) -> Ask | None:
         failed = state.faults_in_a_row if state.fault else state.judged
-        if state.memory.get(name) or not (state.stuck or failed >= after):
+        hopeless = state.stuck or state.reply.finish == "refusal"
+        if escalate in state.memory or not (hopeless or failed >= after):
             return None
-        state.memory[name] = True
+        state.memory[escalate] = True
         return Ask(state.task, call=call)
 
-    name = escalate.__name__ = f"escalate_to_{name_of(call)}"
+    escalate.__name__ = f"escalate_to_{name_of(call)}"
     return escalate
 
 
@@ -860,7 +876,7 @@ def told_to_wait(state: State) -> Ask | None:
 
 def overloaded(state: State) -> Ask | None:
     """The status is 408, 409, 425, 429 or 5xx: wait, each time twice as long, up to a
-    minute; 503 and 529 take longest. (claude-code#75396)"""
+    minute and some jitter; 503 and 529 take longest. (claude-code#75396)"""
     status = state.fault.status or 0
     first = 4.0 if status in (503, 529) else 1.0
     wait = min(60.0, first * 2.0 ** (state.faults_in_a_row - 1))
@@ -884,44 +900,47 @@ def ask_later(state: State, wait: float) -> Ask:
 
 
 REPAIRS = [think_tags, code_fence, json_slips, label_in_talk, answer_in_reasoning]
-RE_ASKS = [tools_wanted, empty_reply, cut_by_length, ask_afresh, ask_with_complaint]
+RE_ASKS = [tools_wanted, cut_by_length, empty_reply, ask_afresh, ask_with_complaint]
 FIXES.extend([*REPAIRS, *RE_ASKS])
 FAULTS.extend([quota_gone, bad_request, told_to_wait, overloaded, no_answer])
 
 # What the repairs share is a reader of JSON that has slips. It never completes what was
 # cut off, and takes nothing out of what is broken:
 #
-#     text                              pieces                why
-#     Sure: {"a": 1,} Bye               {"a": 1}
-#     Not {'a': 1} but {a: True}        {"a": 1} {"a": true}  the last is used first
-#     [{"a": 1}, {"a": 2                none                  it is cut off
-#     {"a": 1} Sorry: {"a": 2           none                  the cut one contradicts it
-#     {"a": 1} Again: {"a": 1           {"a": 1}              the cut one repeats it
-#     {"a": [{"b": 1} {"b": 2}]}        none                  broken: no part is taken
-#     {"a": 1}, "b": 2}                 none                  part of something larger
-#     see [1], {name} and [0, 1): {}    {}                    brackets in prose
+#     text                                  pieces                 why
+#     Sure: {"a": 1,} Bye                   {"a": 1}
+#     Not {'a': 1} but {a: True}            {"a": 1} {"a": true}   the last goes first
+#     [{"a": 1}, {"a": 2                    none                   it is cut off
+#     {"a": 1} Sorry: {"a": 2               none                   a cut one contradicts
+#     {"a": 1} Again: {"a": 1               {"a": 1}               a cut one repeats it
+#     {"a": [{"b": 1} {"b": 2}]}            none                   broken: no part of it
+#     {"a": 1}, "b": 2}                     none                   part of more than it
+#     see [1], {name} and [0, 1): {"a": 1}  {"a": 1}               brackets in prose
 
-SPACE = re.compile(r"(?:\s|//[^\n]*|#[^\n]*|/\*(?:.*?\*/|.*))*", re.DOTALL)  # comments
+# Spaces and comments. (Color #fff is none.) A comment that is not closed goes to the end.
+SPACE = re.compile(r"(?:\s|//[^\n]*|#(?=\s)[^\n]*|/\*(?:.*?\*/|.*))*", re.DOTALL)
 BRACKET = re.compile(r"[{[]")
 STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 WORD = re.compile(r"[\w.+-]+")
 NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 WORDS = {"True": "true", "False": "false", "None": "null"}
 WORDS.update(true="true", false="false", null="null")
-STRINGS = {  # by the mark that opens them; a ' ends one only where JSON goes on
+STRINGS = {  # by the mark that opens them; a ' within a word, as in it's, ends none
     '"': re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL),
-    "'": re.compile(r"'([^'\\]*(?:(?:\\.|'(?!\s*[]},:]))[^'\\]*)*)'", re.DOTALL),
+    "'": re.compile(r"'([^'\\]*(?:(?:\\.|(?<=\w)'(?=\w))[^'\\]*)*)'", re.DOTALL),
     "\u201c": re.compile("\u201c([^\u201c\u201d]*)\u201d"),
 }
 # Right before, or right after, a piece of something larger:
-GOES_ON = re.compile(r"""\s*(?:,\s*(?:["'{[\u201c]|\w+\s*:)|[]}])""")
-GOES_BEFORE = re.compile(r"""(?:["'\]}]\s*[,:]|\d\s*,)\s*$""")
+COMES_BEFORE = re.compile(r"""(?:["'\u201d]\s*[,:]|(?:[\]}\d]|\.\.\.)\s*,)\s*$""")
+CLOSES = re.compile(r"""["'\u201d]?\s*[]}]|["'\u201d]\s*[,:]""")
+NEXT_MEMBER = re.compile(r"""["'{[\u201c\]}]|\.\.\.|\w+\s*:""")
+COMMENT = re.compile(r"//[^\n]*|#\s[^\n]*|/\*.*?\*/", re.DOTALL)
 DEEPEST = 100  # nested so deep, it is taken for endless
 MOST_BRACKETS = 1_000  # looked at in a text: 10 MB of them would take a minute
 
 
 class NotJson(Exception):
-    """Raised by JsonReader; `.args[0]`: the text ended within a value."""
+    """Raised within JsonReader: "broken", or "cut" where the text ends in a value."""
 
 
 class JsonReader:
@@ -935,13 +954,22 @@ class JsonReader:
         self.text, self.at = text, at
         self.written: list[str] = []
         self.has_content = False
+        self.depth = 0  # brackets that are open
+
+    def read(self) -> str:
+        """Read the value; return whether it is "whole", "cut" or "broken"."""
+        try:
+            self.read_value()
+        except NotJson as error:
+            return str(error)
+        return "whole"
 
     def peek(self) -> str:
         """Go to the next character that is no space and in no comment; return it."""
         space = SPACE.match(self.text, self.at)
         self.at = space.end() if space else self.at
         if self.at == len(self.text):
-            raise NotJson(True)
+            raise NotJson("cut")
         return self.text[self.at]
 
     def take(self, character: str) -> bool:
@@ -954,7 +982,7 @@ class JsonReader:
         """Read a value of any kind."""
         mark = self.peek()
         if depth == DEEPEST:
-            raise NotJson(True)
+            raise NotJson("cut")
         if mark in "{[":
             self.read_members(mark, depth)
         elif mark in STRINGS:
@@ -965,6 +993,7 @@ class JsonReader:
     def read_members(self, mark: str, depth: int) -> None:
         """Read an object or a list."""
         self.at += 1
+        self.depth += 1
         self.written.append(mark)
         close, between = ("}" if mark == "{" else "]"), ""
         while not self.take(close):
@@ -974,8 +1003,9 @@ class JsonReader:
                 self.read_key()
             self.read_value(depth + 1)
             if not self.take(",") and self.peek() != close:
-                raise NotJson(False)
+                raise NotJson("cut" if self.text[self.at :] == "/" else "broken")
         self.written.append(close)
+        self.depth -= 1
 
     def read_key(self) -> None:
         """Read a key and its colon."""
@@ -986,31 +1016,35 @@ class JsonReader:
             self.written.append(json.dumps(word[0]))
             self.at = word.end()
         else:
-            raise NotJson(False)
+            raise NotJson("broken")
         if not self.take(":"):
-            raise NotJson(False)
+            raise NotJson("broken")
         self.written.append(": ")
         self.has_content = True
 
     def read_string(self, mark: str) -> None:
         """Read a string: write its marks as ", and its line breaks escaped."""
+        self.has_content = True
         found = STRINGS[mark].match(self.text, self.at)
         inner = found[1] if found else self.text[self.at + 1 : self.at + 1000]
         marks = {"\\'": "'", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-        inner = re.sub(r'\\.|["\n\r\t]', lambda m: marks.get(m[0], m[0]), inner)
+        inner = re.sub(r'(?s)\\.|["\n\r\t]', lambda m: marks.get(m[0], m[0]), inner)
         self.written.append(f'"{inner}')
         if not found:
-            self.has_content |= mark == '"'  # but a ' may be an apostrophe in prose
-            raise NotJson(True)
+            raise NotJson("cut")
         self.written.append('"')
-        self.at, self.has_content = found.end(), True
+        self.at = found.end()
+        space = SPACE.match(self.text, self.at)
+        if space and mark in space[0]:  # "The " # 1" Ada": is it a comment?
+            raise NotJson("broken")
 
     def read_word(self) -> None:
         """Read a number, true, false or null."""
         found = WORD.match(self.text, self.at)
         word = found[0] if found else ""
         if word not in WORDS and not NUMBER.fullmatch(word):
-            raise NotJson(self.at + len(word) == len(self.text))
+            is_cut = self.text[self.at + len(word) :] in ("", "/")
+            raise NotJson("cut" if is_cut else "broken")
         self.at += len(word)
         self.written.append(WORDS.get(word, word))
 
@@ -1029,31 +1063,38 @@ def scan_json(text: str) -> Scan:
     {"a": 2  must not pass for {"a": 1} (N.E.K.O.#3134). Nor is a whole piece before it
     that it contradicts."""
     whole: list[str] = []
-    at, is_open, unclosed = 0, False, 0
+    at, start_of_text, end_of_text = (
+        0,
+        len(text) - len(text.lstrip()),
+        len(text.rstrip()),
+    )
+    # With too many that close, nobody knows where a broken piece ends.
+    balanced = all(text.count(a) >= text.count(b) for a, b in ("{}", "[]"))
     for _ in range(MOST_BRACKETS):
         bracket = BRACKET.search(text, at)
-        if not bracket or unclosed > 9:
-            break
-        start, is_open = bracket.start(), False
+        if not bracket:
+            return Scan(tuple(whole))
+        start = bracket.start()
         reader = JsonReader(text, start)
-        try:
-            reader.read_value()
-        except NotJson as error:
-            unclosed += error.args[0]
-            if not reader.has_content:  # brackets in prose, or JSON cut at its start
-                is_open = error.args[0] and not text[start:].strip("{[ \t\r\n")
-                at = max(reader.at, start + 1)
-                continue
-            part = "".join(reader.written)
-            whole = [piece for piece in whole if not contradicts(part, piece)]
-            end = None if error.args[0] else end_of_brackets(text, start)
-            is_open, at = end is None, end or len(text)
+        ending = reader.read()
+        piece = "".join(reader.written)
+        if ending == "whole":
+            at = reader.at
+            alone = start == start_of_text and at == end_of_text
+            if alone or (reader.has_content and not has_neighbours(text, start, at)):
+                whole.append(piece)
             continue
-        at = reader.at
-        alone = not (text[:start] + text[at:]).strip()
-        if alone or (reader.has_content and not has_neighbours(text, start, at)):
-            whole.append("".join(reader.written))
-    return Scan(tuple(whole), is_open)
+        only_brackets = not text[start : start + 100].strip("{[ \t\r\n")
+        cut_early = ending == "cut" and (start == start_of_text or only_brackets)
+        if not (reader.has_content or cut_early):  # brackets in prose
+            at = max(reader.at, start + 1)
+            continue
+        whole = [other for other in whole if not contradicts(piece, other)]
+        end = end_of_brackets(text, reader) if ending == "broken" and balanced else None
+        if end is None:  # what follows is a part of it
+            return Scan(tuple(whole), open=True)
+        at = end
+    return Scan()  # of a text that was not read to its end nothing is certain
 
 
 def contradicts(part: str, piece: str) -> bool:
@@ -1064,10 +1105,11 @@ def contradicts(part: str, piece: str) -> bool:
     return related and not piece.startswith(part)
 
 
-def end_of_brackets(text: str, start: int) -> int | None:
-    """Return where the brackets that open at a place are all closed, or None."""
-    depth = 0
-    for token in STRING_OR_BRACKET.finditer(text, start):
+def end_of_brackets(text: str, reader: JsonReader) -> int | None:
+    """Return where the brackets that a reader left open are all closed, or None."""
+    depth = reader.depth
+    tokens = STRING_OR_BRACKET.finditer(text, reader.at)
+    for token in islice(tokens, 100 * MOST_BRACKETS):
         depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
         if depth == 0:
             return token.end()
@@ -1076,8 +1118,18 @@ def end_of_brackets(text: str, start: int) -> int | None:
 
 def has_neighbours(text: str, start: int, end: int) -> bool:
     """Return whether a piece of JSON is a member of something larger."""
-    before = text[max(0, start - 50) : start]
-    return bool(GOES_BEFORE.search(before) or GOES_ON.match(text, end))
+    before = COMMENT.sub("", text[max(0, start - 500) : start])
+    end = skip_space(text, end)
+    after = CLOSES
+    if text[end : end + 1] == ",":
+        end, after = skip_space(text, end + 1), NEXT_MEMBER
+    return bool(COMES_BEFORE.search(before) or after.match(text, end))
+
+
+def skip_space(text: str, at: int) -> int:
+    """Return where the spaces and comments at a place end."""
+    space = SPACE.match(text, at)
+    return space.end() if space else at
 
 
 # 6. Calls -----------------------------------------------------------------------------
@@ -1388,19 +1440,19 @@ def line_of(event: dict[str, Any]) -> tuple[str, str]:
             arguments = get_path(str, request, "function", "arguments") or ""
             line += f" asks for {name}({arguments})"
     elif kind == "reused":
-        line, style = f"{event['n']:3}          (the reply is on the tape)", "dim"
+        line, style = f"{event['n']:3}{'':10}(the reply is on the tape)", "dim"
     elif kind == "fault":
         line, style = f"{start}failed: {event['why']}", "yellow"
     elif kind == "inspect" and event["complaint"]:
-        line, style = f"{'':12}rejected: {event['complaint']}", "yellow"
+        line, style = f"{'':13}rejected: {event['complaint']}", "yellow"
     elif kind == "decide":
-        line, style = f"{'':12}-> {event['fix']} {action_of(event)}", "cyan"
+        line, style = f"{'':13}-> {event['fix']} {action_of(event)}", "cyan"
     elif kind == "end" and not hook:
         spent = f"{event['calls']} calls, {event['tokens']} tokens"
         line = f"= {event['why']} ({spent}, {event['seconds']:.1f} s)"
         style = "bold green" if event["accepted"] else "bold red"
     if hook and line:
-        line = f"{line[:12]}[{hook}] {line[12:]}"
+        line = f"{line[:13]}[{hook}] {line[13:]}"
     return visible(line[:1000]).replace("\n", "\\n"), style
 
 
@@ -1503,7 +1555,6 @@ class Tape:
             place = self.place_of(state.name, key, state.replied[key])
         if place is None:
             return None
-        state.attempt.reused = True
         event: Any = json.loads(next(whole_lines(self.path, place))[1])
         event["tool_calls"] = tuple(event.get("tool_calls", ()))
         return Reply(**{it: event[it] for it in Reply.__slots__ if it in event})
@@ -1619,6 +1670,8 @@ def check_hooks(state: State, driver: Hook) -> None:
     """Raise TypeError or ValueError where a hook cannot work, as far as can be seen."""
     hooks = [state.call, state.judge]
     for fixes in (state.fixes, state.faults):
+        if not isinstance(fixes, (list, tuple)):
+            raise TypeError(f"fixes, or faults, is {fixes!r}: give a list of functions")
         if fixes is FIXES or fixes is FAULTS:
             continue  # the defaults are in order, and looking takes as long as a run
         hooks.extend(fixes)
@@ -1742,7 +1795,7 @@ def within_limits(state: State, move: Move) -> Move:
 
 def start_attempt(state: State, move: Ask) -> Any:
     """Make this the present request, and count it; return what the tape has of it."""
-    if move.call is not None and move.call is not state.call:
+    if move.call is not None and move.call != state.call:
         state.call, state.changed = move.call, state.task_settings
         state.replies, state.repeats = {}, 0
         state.judged, state.faults_in_a_row = 0, 0
@@ -1754,7 +1807,9 @@ def start_attempt(state: State, move: Ask) -> Any:
     state.attempt = Attempt(state.messages, state.settings, call, state.hook)
     state.attempts.append(state.attempt)
     charge(state, calls=1)
-    return state.tape.recall(state) if state.tape is not None else None
+    reply = state.tape.recall(state) if state.tape is not None else None
+    state.attempt.reused = reply is not None
+    return reply
 
 
 def record_outcome(state: State, outcome: Any) -> Sequence[str]:

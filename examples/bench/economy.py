@@ -16,8 +16,8 @@
 """Situation: what should be sent after a bad reply? Ways of asking again, side by side.
 
     uv run examples/bench/economy.py TAPES -n 3         a look, in some minutes
-    uv run examples/bench/economy.py TAPES              the half to tune on: an hour or so
-    uv run examples/bench/economy.py TAPES --half held  the half held back: once, at the end
+    uv run examples/bench/economy.py TAPES              the half to tune on: an hour
+    uv run examples/bench/economy.py TAPES --half held  the half held back, at the end
 
 Five families of tasks whose answers are known, 100 items each in two halves, 8 tries an
 item, on a small real model (see local_model.py; or set OPENAI_BASE_URL). Each strategy
@@ -46,13 +46,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 EXAMPLES = Path(__file__).resolve().parents[1]
-sys.path[:0] = map(str, (EXAMPLES.parent, EXAMPLES, EXAMPLES / "parts"))
+sys.path[:0] = [str(EXAMPLES.parent), str(EXAMPLES)]  # where loop.py and parts are
 
 import extract
-from batch import each
-from judges import grounded, no_echo
 from local_model import model
-from more_fixes import with_example
+from parts.batch import each
+from parts.judges import grounded, no_echo
+from parts.more_fixes import with_example
 
 from loop import (
     FIXES,
@@ -252,7 +252,9 @@ def keywords_correct(number: int, text: str) -> bool:
     whole = re.fullmatch(r"\s*[\"']?[A-Z][^.!?\n:]*[.!?][\"']?\s*", text)
     other = set(re.findall(r"[a-z]+", text.lower())) - set(keywords(number))
     about_words = other & {"word", "words", "sentence"}
-    return bool(whole) and not about_words and len(other - {"a", "an", "and", "the"}) >= 4
+    return (
+        bool(whole) and not about_words and len(other - {"a", "an", "and", "the"}) >= 4
+    )
 
 
 def exercise(number: int) -> tuple[str, list[tuple[tuple[Any, ...], Any]]]:
@@ -482,7 +484,9 @@ def answer_model(family: Family, item: int) -> Any:
 
 def judge_answer(family: Family, item: int, answer: Any) -> Result[Any]:
     """Return what the judge of an item says of an answer by the library."""
-    return judge_text(family, item, answer.model_dump_json() if family.keys else answer.answer)
+    return judge_text(
+        family, item, answer.model_dump_json() if family.keys else answer.answer
+    )
 
 
 def judge_text(family: Family, item: int, text: str) -> Result[Any]:
@@ -531,7 +535,7 @@ def measure(
 
 
 def tokens_per_correct(rows: list[Row], at: Sequence[int]) -> float:
-    """Return the tokens that a correct result has cost, of the items at these places."""
+    """Return the tokens that a correct result has cost, of the items at places."""
     correct = sum(rows[n].correct for n in at)
     return sum(rows[n].tokens for n in at) / correct if correct else math.inf
 

@@ -26,6 +26,7 @@ semaphore and asyncio.gather.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
@@ -36,16 +37,16 @@ from contextvars import copy_context
 from dataclasses import fields, replace
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
 from weakref import finalize
 
-if __name__ == "__main__":  # where loop.py is
-    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
+if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from loop import (
     FAULTS,
     FIXES,
-    UNITS,
     Account,
     Ask,
     Attempt,
@@ -58,6 +59,7 @@ from loop import (
     Spent,
     State,
     Tape,
+    check_tape,
     digest,
     event_in,
     name_of,
@@ -70,6 +72,7 @@ from loop import (
 T = TypeVar("T")
 Item = TypeVar("Item")
 Facts = dict[str, Any]  # an event of a tape
+NO_LIMITS = Limits()
 STOPPED = "the batch was stopped"
 
 # A batch ------------------------------------------------------------------------------
@@ -82,7 +85,7 @@ def each(
     call: Hook,
     tape: Any = None,
     workers: int = 8,
-    limits: Limits = Limits(),
+    limits: Limits = NO_LIMITS,
     key: Callable[[Item], object] | None = None,
     watch: Hook | None = None,
     give_up_after: float = 20,
@@ -105,9 +108,11 @@ def each(
         if number < 1:
             raise ValueError(f"{name} is {number}, and has to be 1 or more")
     if isinstance(tape, (str, os.PathLike)):
-        tape = Tape(tape)
-    options = {"call": call, "tape": tape, "watch": watch}
-    return Results(Batch(task, items, options, workers, limits, key, give_up_after))
+        tape = Tape(cast("str", tape))
+    batch = Batch[T](task, items, workers, limits)
+    batch.options = {"call": call, "tape": tape, "watch": watch}
+    batch.key, batch.give_up_after = key, give_up_after
+    return Results(batch)
 
 
 def is_async(hook: Any) -> bool:
@@ -150,33 +155,24 @@ class Results(Iterator[Result[T]]):
 class Batch(Generic[T]):
     """What the threads of a batch share."""
 
-    def __init__(
-        self,
-        task: Any,
-        items: Iterable[Any],
-        options: Facts,
-        workers: int,
-        limits: Limits,
-        key: Any,
-        give_up_after: float,
-    ):
-        self.task, self.items, self.key = task, iter(items), key
+    def __init__(self, task: Any, items: Iterable[Any], workers: int, limits: Limits):
+        self.task, self.items, self.workers = task, iter(items), workers
         self.total = len(items) if isinstance(items, Sized) else None
-        self.options, self.workers = options, workers
-        self.account, self.names = JointAccount(limits), Counter[str]()
-        self.context, self.view = copy_context(), None if options["watch"] else View()
-        self.began, self.ended_at = 0.0, 0.0
-        self.room = threading.Semaphore(16 * workers)
+        self.options: Facts = {}
+        self.key: Hook | None = None
+        self.give_up_after = math.inf
+        self.account = JointAccount(limits=limits)
+        self.names: Counter[str] = Counter()
+        self.context, self.view = copy_context(), View(self)
+        self.began = self.ended_at = 0.0
         self.reading, self.changed = threading.Lock(), threading.Condition()
         # Guarded by `changed`:
         self.started = self.done = self.accepted = self.taken = 0
-        self.results: dict[int, Result[T]] = {}  # done, and not yet taken, by place
+        self.results: dict[int, Result[T]] = {}  # done and not yet taken, by place
         self.ended = False  # no further item is started
         self.error: BaseException | None = None  # to raise after the last result
-        self.give_up_after = give_up_after
-        self.all_alike = give_up_after < float("inf")  # all failed, for one reason
-        self.failures: set[str] = set()
-        self.first: list[Result[T]] = []  # taken while all were alike
+        self.failures: set[str] = set()  # of the first results
+        self.first: list[Result[T]] = []
 
     def next_result(self) -> Result[T]:
         """Wait for the next result and return it; raise what ended the batch."""
@@ -184,17 +180,17 @@ class Batch(Generic[T]):
             self.start()
         is_known = False
         while not is_known:  # in pieces, as Windows needs it for Ctrl-C
-            if self.view:
-                self.view.show(self)
+            self.view.show()
             with self.changed:
                 is_known = self.changed.wait_for(self.next_is_known, 0.25)
-        if self.taken not in self.results:
-            raise self.error or StopIteration
-        result = self.results.pop(self.taken)
-        self.taken += 1
-        if self.all_alike:
-            self.first.append(result)
-        self.room.release()
+        with self.changed:
+            if self.taken not in self.results:
+                raise self.error or StopIteration
+            result = self.results.pop(self.taken)
+            self.taken += 1
+            if self.all_failed_alike():
+                self.first.append(result)
+            self.changed.notify_all()
         return result
 
     def next_is_known(self) -> bool:
@@ -202,20 +198,21 @@ class Batch(Generic[T]):
         at_end = self.ended and self.taken == self.started
         return self.taken in self.results or at_end
 
+    def has_room(self) -> bool:
+        """Return whether another item may be started, or none will be."""
+        return self.ended or self.started - self.taken < 16 * self.workers
+
     def start(self) -> None:
-        """Start the threads. They are daemons, so that Ctrl-C need not wait for them."""
+        """Start the threads: daemons, so that Ctrl-C need not wait for them."""
         self.began = time.monotonic()
+        self.view.open()
         for _ in range(self.workers):
             work = partial(self.context.copy().run, self.work)
             threading.Thread(target=work, daemon=True).start()
 
     def work(self) -> None:
         """Do one item after the other, as long as there is one."""
-        while True:
-            self.room.acquire()
-            started = self.start_item()
-            if started is None:
-                return
+        while (started := self.start_item()) is not None:
             place, item, name = started
             result = copy_context().run(self.result_of, item, name)
             with self.changed:
@@ -226,10 +223,12 @@ class Batch(Generic[T]):
                 self.changed.notify_all()
 
     def start_item(self) -> tuple[int, Any, str] | None:
-        """Return the next item with its place and its name; None where there is none."""
+        """Return the next item, with its place and its name; None for no more."""
         item, name = None, ""
-        with self.reading:  # and not `changed`: the next item may take long to come
-            try:
+        with self.reading:
+            with self.changed:
+                self.changed.wait_for(self.has_room)
+            try:  # without `changed`, as the next item may take long to come
                 if not self.ended:
                     item = next(self.items)
                     name = self.name_item(item)
@@ -245,39 +244,42 @@ class Batch(Generic[T]):
         """Return the name of an item: its key, or else a digest of it."""
         if self.options["tape"] is None:
             return numbered(self.names, "item")
-        name = str(self.key(item)) if self.key else name_of_item(item)
+        name = str(self.key(item)) if self.key else digest_of_item(item)
         return numbered(self.names, name)
 
     def result_of(self, item: Any, name: str) -> Result[T]:
         """Return the result of an item, also where its task raises."""
-        account, bound = JointAccount(Limits(), self.account), None
+        account, attempts = JointAccount(self.account), list[Attempt]()
         try:
             bound = bind(item, name=name, account=account, **self.options)
+            attempts = bound.attempts
             result = self.task(item, bound)
-            if not isinstance(result, Result):
+            if not isinstance(result, Result):  # of this loop.py
                 returned = f"task {name_of(self.task)} returned {result!r:.200}"
                 raise TypeError(f"{returned}, not a Result")
-            return result
-        except BaseException as error:
+        except BaseException as caught:  # noqa: BLE001
+            error: Any = caught
             path = getattr(self.options["tape"], "path", None)
             no_tape = path and getattr(error, "filename", None) == path
             if no_tape or not isinstance(error, Exception):
                 self.end(error)  # a full disk: what is paid for now would be lost
                 self.account.closed = STOPPED
-            why, caught = f"{type(error).__name__}: {error}", error
-            attempts = bound.attempts if bound else []
-            return Result(None, False, why, None, attempts, account.spent, caught)
+            why = f"{type(error).__name__}: {error}"
+            return Result(None, False, why, None, attempts, account.spent, error)
+        return cast("Result[T]", result)
 
     def look_for_failure(self, result: Result[T]) -> None:
         """End the batch where its first results all failed for one reason."""
-        if not self.all_alike or self.ended:
-            return
-        self.failures.add(failure_of(result))
-        self.all_alike = len(self.failures) == 1 and "" not in self.failures
-        if self.all_alike and self.done >= self.give_up_after:
-            why = f"the first {self.done} items all ended in: {result.why}"
-            cure = "the judge, the prompt, the task or the endpoint is broken"
-            self.end(BatchGaveUp(f"{cure}: {why}", self.first))
+        if self.error is None and self.give_up_after < math.inf:
+            self.failures.add(failure_of(result))
+            if self.all_failed_alike() and self.done >= self.give_up_after:
+                why = f"the first {self.done} items all ended in: {result.why}"
+                cure = "the judge, the prompt, the task or the endpoint is broken"
+                self.end(BatchGaveUp(f"{cure}: {why}", self.first))
+
+    def all_failed_alike(self) -> bool:
+        """Return whether all results so far failed for one reason."""
+        return len(self.failures) == 1 and "" not in self.failures
 
     def end(self, error: BaseException | None = None) -> None:
         """Start no further item; after the last result, raise this error."""
@@ -288,114 +290,109 @@ class Batch(Generic[T]):
     def stop(self, interrupted: bool = False) -> None:
         """End the batch, have no further call made, and say how it went."""
         self.end()
-        for _ in range(self.workers):
-            self.room.release()
         if self.began and not self.ended_at:
             self.ended_at = time.monotonic()
             path = getattr(self.options["tape"], "path", "")
-            if self.view:
-                self.view.close(self, path if interrupted else "")
+            self.view.close(path if interrupted else "")
         self.account.closed = STOPPED
 
     def seconds(self) -> float:
-        """Return how long the batch took, so far."""
-        began = self.began or time.monotonic()
-        return round((self.ended_at or time.monotonic()) - began, 3)
+        """Return how long the batch has taken so far."""
+        now = self.ended_at or time.monotonic()
+        return round(now - (self.began or now), 3)
 
 
 def failure_of(result: Result[Any]) -> str:
-    """Return of what a result failed, the same for all of one kind; "" where it did not.
+    """Return of what a result failed, the same for all of a kind; "" for no failure.
 
-    A run that a fix-up of your own stopped did not fail: it may wait for a person.
+    Where a fix-up of the user's own stopped a run, that was a decision.
     """
-    error = result.error
-    if isinstance(error, GaveUp) and isinstance(error.args[0], Result):
-        result = error.args[0]  # raised by unwrap
-    elif error is not None:
+    error: Any = result.error
+    if isinstance(error, GaveUp) and error.args and isinstance(error.args[0], Result):
+        return failure_of(cast("Any", error.args[0]))  # raised by unwrap
+    if error:
         return result.why
-    asked = [place for place, it in enumerate(result.attempts) if not it.hook]
-    last = result.attempts[asked[-1] :] if asked else []  # and what its hooks asked
-    fixes = [fix for attempt in last for fix in attempt.fixes]
+    if result.accepted or not result.attempts:
+        return ""
+    last = result.attempts[-1]
     by_default = {name_of(fix) for fix in (*FIXES, *FAULTS)}
     went_on = result.why.startswith(("limit reached", "stuck", "no fix-up applies"))
-    if result.accepted or (fixes and fixes[-1] not in by_default and not went_on):
+    if last.fixes and last.fixes[-1] not in by_default and not went_on:
         return ""
-    failures = [str(it.fault or it.complaint) for it in last]
-    return next(filter(None, reversed(failures)), "")
-
-
-# How it goes --------------------------------------------------------------------------
+    return str(last.fault or last.complaint)
 
 
 class View:
     """Shows on stderr how a batch goes: a bar on a terminal, else a line every 10 s."""
 
     def __init__(self, batch: Batch[Any]):
-        self.batch, self.bar = batch, None
-        self.shown_at = time.monotonic()
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            self.bar = start_bar(batch.total)
+        self.batch = batch
+        self.bar: Any = None
+        self.shown_at = math.inf
+
+    def open(self) -> None:
+        """Begin to show it, unless there is a watcher."""
+        if self.batch.options["watch"] is None:
+            self.shown_at = time.monotonic()
+            if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+                self.bar = start_bar(self.batch.total, self.line())
 
     def show(self) -> None:
         """Show it, if it is time to."""
-        now = time.monotonic()
-        if now < self.shown_at + (0.25 if self.bar else 10):
+        if time.monotonic() < self.shown_at + (0.25 if self.bar else 10):
             return
-        self.shown_at = now
+        self.shown_at = time.monotonic()
         if self.bar:
-            facts = {"completed": self.batch.done, "figures": self.figures()}
+            facts = {"completed": self.batch.done, "description": self.line()}
             self.bar.update(self.bar.task_ids[0], **facts)
         else:
-            self.print_line()
+            print(self.line(), file=sys.stderr, flush=True)
 
     def close(self, path: str) -> None:
-        """Show how it went and, where there is a path of a tape, how to go on."""
+        """Show how it went and, where there is a path, how to go on."""
         if self.bar:
             self.bar.stop()
-        reached = self.batch.account.limit_reached(0, UNITS)
-        notes = f"; {reached}, with what was in flight" if reached else ""
-        go_on = f"; to go on, run it again: {path} has what was paid for"
-        self.print_line(notes + (go_on if path else ""))
+        line = self.line()
+        if reached := self.batch.account.limit_reached(0):
+            line += f"; {reached}, with what was in flight"
+        if path:
+            line += f"; to go on, run it again: {path} has what was paid for"
+        if self.shown_at < math.inf:
+            print(line, file=sys.stderr, flush=True)
 
-    def print_line(self, notes: str = "") -> None:
-        """Print how it goes as one line."""
-        done, total, seconds = self.batch.done, self.batch.total, self.batch.seconds()
-        of = "" if total is None else f" of {total}"
-        left = ""
-        if total is not None and 0 < done < total and not notes:
-            left = f", about {seconds / done * (total - done):.0f} s left"
-        line = f"{done}{of} done: {self.figures()}; {seconds:.0f} s{left}{notes}"
-        print(line, file=sys.stderr, flush=True)
-
-    def figures(self) -> str:
-        """Return how many results were accepted, and what was spent."""
+    def line(self) -> str:
+        """Return how many results there are, what they cost, and how long it took."""
         batch, spent = self.batch, self.batch.account.spent
+        done, total, seconds = batch.done, batch.total, batch.seconds()
+        of_total = "" if total is None else f" of {total}"
         cost = "cost unknown" if spent.cost is None else f"${spent.cost:.4f}"
-        calls = f"{spent.calls:,} calls ({spent.reused:,} on the tape)"
-        results = f"{batch.accepted} accepted, {batch.done - batch.accepted} rejected"
-        return f"{results}, {calls}, {spent.tokens:,} tokens, {cost}"
+        left = ""
+        if total and 0 < done < total and not batch.ended_at:
+            left = f", about {seconds / done * (total - done):.0f} s left"
+        return (
+            f"{done}{of_total} done: {batch.accepted} accepted, "
+            f"{done - batch.accepted} rejected; "
+            f"{spent.calls:,} calls ({spent.reused:,} from the tape), "
+            f"{spent.tokens:,} tokens, {cost}; {seconds:.0f} s{left}"
+        )
 
 
-def start_bar(total: int | None) -> Any:
-    """Return a progress bar of rich, with elapsed and remaining time, on stderr."""
-    from rich import progress
+def start_bar(total: int | None, line: str) -> Any:
+    """Return a progress bar of rich on stderr, started."""
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    # Rich would move what is printed on stdout to stderr. Only where both are one
-    # terminal is that right: then it goes above the bar.
-    same = sys.stdout.isatty() and os.path.sameopenfile(1, 2)
-    bar = progress.Progress(
-        progress.BarColumn(12),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[figures]}"),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
+    bar = Progress(
+        BarColumn(12),
+        TextColumn("{task.description}", markup=False),
         console=Console(stderr=True),
         refresh_per_second=4,
         transient=True,
-        redirect_stdout=same,
+        # Rich would move stdout to stderr. That is right only where both are the same
+        # terminal: then what is printed goes above the bar.
+        redirect_stdout=sys.stdout.isatty() and os.path.sameopenfile(1, 2),
     )
-    bar.add_task("", total=total, figures="")
+    bar.add_task(line, total=total)
     bar.start()
     return bar
 
@@ -417,10 +414,9 @@ def bind(
     name: of the item on the tape; by default a digest, for which it has to be JSON.
     """
     if tape is not None:
-        name = name or name_of_item(item)
-        settings = recorded_settings(settings_of(call))
+        name = name or digest_of_item(item)
         event = {"event": "item", "run": name, "n": 0, "hook": "", "item": item}
-        tape.write(event | {"settings": settings})
+        tape.write(event | {"settings": recorded_settings(settings_of(call))})
     options = {"call": call, "tape": tape, "watch": watch}
     return BoundRun(name or "item", account, options)
 
@@ -428,9 +424,9 @@ def bind(
 class BoundRun:
     """`run` as a task gets it: with the call, tape, watcher and account of its item.
 
-    A run has the name that the task gives it, or one made of what it asks: so a task may
-    start runs in several threads, in any order. The second run that asks the same is
-    another one. `.attempts` are those of the runs that ended.
+    A run has the name that the task gives it, or one made of what it asks: so a task
+    may start runs in threads, in any order. The second run that asks the same is
+    another one. `.attempts` has those of all runs that ended.
     """
 
     def __init__(self, name: str, account: Account | None, options: Facts):
@@ -449,10 +445,9 @@ class BoundRun:
     ) -> Result[T]:
         ask = ask if isinstance(ask, Ask) else Ask(ask)
         options = self.options | options
-        if not name:
-            name = self.name_run(ask, options["call"])
-        shared = [it for it in (self.account, account) if it is not None]
-        options |= {"name": f"{self.name}/{name}", "account": JointAccount(*shared)}
+        name = name or self.name_run(ask, ask.call or options["call"])
+        accounts = [it for it in (self.account, account) if it is not None]
+        options |= {"name": f"{self.name}/{name}", "account": JointAccount(*accounts)}
         try:
             result = run(ask, judge, **options)
         except BaseException as error:
@@ -465,7 +460,256 @@ class BoundRun:
         """Return a name for a run: by what it asks, and how often that was."""
         if self.options["tape"] is None:
             return numbered(self.names, "run")
-        is_own = (ask.call or call) is not self.options["call"]
-        own = name_of(ask.call or call) if is_own else ""
-        asked = [ask.messages, recorded_settings(ask.settings), own]
+        own_call = "" if call is self.options["call"] else name_of(call)
+        asked = [ask.messages, recorded_settings(ask.settings), own_call]
         return numbered(self.names, digest(asked))
+
+
+class JointAccount(Account):
+    """An account that charges others as well, and keeps to their limits."""
+
+    def __init__(self, *others: Account, limits: Limits = NO_LIMITS):
+        super().__init__(limits)
+        self.others, self.closed = others, ""  # closed: why no call may be made
+
+    def limit_reached(self, *about: Any, **more: Any) -> str:
+        for account in self.others:
+            if reason := account.limit_reached(*about, **more):
+                return reason
+        return self.closed or super().limit_reached(*about, **more)
+
+    def charge(self, **used: Any) -> None:
+        super().charge(**used)
+        for account in self.others:
+            account.charge(**used)
+
+
+def digest_of_item(item: Any) -> str:
+    """Return the name of an item that has no key."""
+    try:
+        return digest(item)
+    except TypeError as error:
+        raise TypeError(f"{error}: give each a key=, or bind a name=") from None
+
+
+NAMING = threading.Lock()
+
+
+def numbered(names: Counter[str], name: str) -> str:
+    """Return a name or, where it was used before, name#2."""
+    with NAMING:
+        names[name] += 1
+        return name if names[name] == 1 else f"{name}#{names[name]}"
+
+
+def join_results(value: T, *results: Result[Any]) -> Result[T]:
+    """Return one result for a task of several runs: this value, if all were accepted.
+
+    Otherwise it has the value as its best, and the first reason why not. It has the
+    attempts of all runs, and what they spent together.
+    """
+    spent, attempts = Spent(), list[Attempt]()
+    for result in results:
+        attempts += result.attempts
+        for it in fields(Spent):
+            total, more = getattr(spent, it.name), getattr(result.spent, it.name)
+            total = None if total is None or more is None else total + more
+            setattr(spent, it.name, total)
+    rejected = [result.why for result in results if not result]
+    if rejected:
+        return Result(None, False, rejected[0], value, attempts, spent)
+    return Result(value, True, "accepted", value, attempts, spent)
+
+
+# Replay -------------------------------------------------------------------------------
+
+
+def replay(
+    tape: str | os.PathLike[str], task: Callable[[Any, Any], object]
+) -> list[dict[str, Any]]:
+    """Do a task again from what a tape has; return the runs that end otherwise.
+
+    Each is {"run": name, "before": end, "after": end}; an end has accepted, why, value.
+    A tape of `each`: task(item, run) for each item. Any other: task(messages, run) for
+    each run. No call is made: a run that asks what is not on the tape ends with
+    "diverged", and what is nearest.
+    """
+    recording = Recording(tape)
+    begun, whys = recording.items or recording.starts, dict[str, str]()
+    for name, event in begun.items():
+        call = partial(make_no_call, **event["settings"])
+        try:
+            if event["event"] == "item":
+                task(
+                    event["item"],
+                    bind(event["item"], name=name, call=call, tape=recording),
+                )
+            else:
+                task(event["task"], partial(run, name=name, call=call, tape=recording))
+        except Exception as error:  # noqa: BLE001
+            whys[name] = f": {type(error).__name__}: {error}"
+    for name, end in recording.after.items():
+        if name not in recording.before:  # it asks something else, so it has a new name
+            whys.setdefault(item_of(name, begun), f": {end['why']}")
+    changes: list[dict[str, Any]] = []
+    for name, before in sorted(recording.before.items()):
+        item = item_of(name, begun)
+        not_run = {
+            "accepted": False,
+            "why": f"not run{whys.get(item, '')}",
+            "value": None,
+        }
+        after = recording.after.get(name, not_run)
+        if item in begun and ends_otherwise(before, after):
+            ends = [{key: end[key] for key in not_run} for end in (before, after)]
+            changes.append({"run": name, "before": ends[0], "after": ends[1]})
+    return changes
+
+
+def ends_otherwise(before: Facts, after: Facts) -> bool:
+    """Return whether a run ends otherwise than on the tape, or may do so."""
+    ends = [json.dumps([end["accepted"], end["value"]]) for end in (before, after)]
+    diverged = "diverged: " in after["why"]
+    if before["why"].startswith(("limit reached", STOPPED)):
+        # It would have gone on; where it does so now, its task has not changed.
+        diverged = diverged and before["tries"] != after["tries"]
+    return ends[0] != ends[1] or diverged
+
+
+def item_of(run_name: str, names: Facts) -> str:
+    """Return which of these items a run belongs to; the names of both may have /."""
+    while run_name not in names and "/" in run_name:
+        run_name = run_name.rpartition("/")[0]
+    return run_name
+
+
+def make_no_call(*_messages: Any, **_settings: Any) -> Reply:
+    """The call of a replay, which the tape answers."""
+    raise NotImplementedError("a replay makes no call")
+
+
+class Recording:
+    """A tape, for `run`, that answers from a file and writes nothing.
+
+    It repeats the replies of a run, and the faults since its last start. `.items` and
+    `.starts` have the events that began items and runs, by name; `.before` the events
+    that ended runs on the tape, and `.after` those that end them now.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        self.items, self.starts = dict[str, Facts](), dict[str, Facts]()
+        self.before, self.after = dict[str, Facts](), dict[str, Facts]()
+        self.asked: dict[
+            tuple[str, int], str
+        ] = {}  # digest of the request, by run and n
+        self.requests: defaultdict[str, list[int]] = defaultdict(list)  # their places
+        # Of replies and faults, by run: the place, the digest of the request, the kind.
+        self.outcomes: defaultdict[str, list[tuple[int, str, str]]] = defaultdict(list)
+        check_tape(self.path)
+        for place, line in whole_lines(self.path):
+            event = event_in(line)
+            if event:
+                self.note(event, place)
+
+    def note(self, event: Facts, place: int) -> None:
+        """Note an event of the file."""
+        kind, name = event["event"], event["run"]
+        if kind == "item":
+            self.items[name] = event
+        elif kind == "start":
+            self.starts[name] = event
+            self.before.pop(name, None)
+            replies = [it for it in self.outcomes[name] if it[2] == "reply"]
+            self.outcomes[name] = replies
+        elif kind == "sent":
+            self.requests[name].append(place)
+            request = digest([event["messages"], event["settings"]])
+            self.asked[name, event["n"]] = request
+        elif kind in ("reply", "fault"):
+            request = self.asked.get((name, event["n"]), "")
+            self.outcomes[name].append((place, request, kind))
+        elif kind == "end" and not event["hook"]:
+            self.before[name] = event
+
+    def name_run(self, task: Any) -> str:
+        """Return a name for a nameless run."""
+        return digest(task)
+
+    def recall(self, state: State) -> Reply | CallError:
+        """Return what came of the present request; raise CallError where none did."""
+        request = [state.messages, state.settings]
+        state.attempt.key = key = digest(request)
+        number = sum(attempt.key == key for attempt in state.attempts) - 1
+        outcomes = self.outcomes[state.name]
+        places = [place for place, request, _ in outcomes if request == key]
+        if number >= len(places):
+            raise CallError(self.divergence(state.name, json.dumps(request)))
+        event = self.event_at(places[number])
+        if event["event"] == "fault":
+            return CallError(**{it.name: event[it.name] for it in fields(CallError)})
+        state.attempt.reused = True
+        event["tool_calls"] = tuple(event["tool_calls"])
+        return Reply(**{it: event[it] for it in Reply.__slots__ if it in event})
+
+    def event_at(self, place: int) -> Facts:
+        """Return the event at this place of the file."""
+        _, line = next(whole_lines(self.path, place))
+        event: Facts = json.loads(line)
+        return event
+
+    def divergence(self, run_name: str, asked: str) -> str:
+        """Return where a request differs from the nearest of its run, or its item."""
+        item = run_name.rpartition("/")[0] + "/"
+        related = [name for name in self.requests if name.startswith(item)]
+        nearest, same = "", -1
+        for name in [run_name] if run_name in self.requests else related:
+            for event in map(self.event_at, self.requests[name]):
+                request = json.dumps([event["messages"], event["settings"]])
+                length = len(os.path.commonprefix([asked, request]))
+                if length > same:
+                    nearest, same = request, length
+        if nearest == asked:
+            return f"diverged: asked once more than on the tape {asked:.80}"
+        at = max(0, same - 20)
+        found = f"{nearest[at : at + 80]!r}" if nearest else "nothing of this item"
+        return f"diverged: asked {asked[at : at + 80]!r}, on the tape {found}"
+
+    def write(self, event: Facts) -> None:
+        """Note how a run ends, as a tape would have it."""
+        if event["event"] == "end" and not event["hook"]:
+            try:
+                text = json.dumps(event, default=repr, skipkeys=True)
+            except Exception:  # noqa: BLE001
+                text = json.dumps(event | {"value": "not JSON"})
+            self.after[event["run"]] = json.loads(text)
+
+
+# An example ---------------------------------------------------------------------------
+
+
+def demo(tape: str) -> None:
+    """Do a batch, do it again from its tape, and replay it with another judge."""
+
+    def answer(messages: Any, **_settings: Any) -> str:
+        return f"{len(messages[0]['content'])} letters"
+
+    def measure(word: str, run: BoundRun) -> Result[int]:
+        return run(word, lambda text: int(text.split()[0]))
+
+    def measure_strictly(word: str, run: BoundRun) -> Result[int]:
+        return run(word, int)
+
+    call, words = partial(answer, model="counter"), ["inch", "foot", "yard"]
+    for _ in range(2):
+        results = each(measure, words, call=call, tape=tape)
+        print([result.value for result in results], results.spent)
+    for change in replay(tape, measure_strictly):
+        print(change)
+
+
+if __name__ == "__main__":
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        demo(f"{folder}/runs.jsonl")

@@ -38,13 +38,15 @@ from loop import (
     CallError,
     Hook,
     Messages,
+    Question,
     Reject,
-    Reply,
     State,
     Stop,
     Use,
+    all_of,
     ask_again,
     ask_later,
+    ask_with_complaint,
     get_path,
     json_with,
     name_of,
@@ -60,9 +62,9 @@ from loop import (
 
 def rename_parameter(state: State) -> Ask | None:
     """The model does not take a parameter: "Unsupported parameter: 'max_tokens' ... Use
-    'max_completion_tokens' instead". Send its value by the other name, or leave it out
-    where no other is named. This lasts for one run; set it so in the call, and the
-    failed request is saved. Place: faults=[rename_parameter, *FAULTS]. (opencode#37964,
+    'max_completion_tokens' instead". Use the value under the other name. Where no other
+    is named, leave the parameter out. The call itself does not change: the next run
+    fails once again. Place: faults=[rename_parameter, *FAULTS]. (opencode#37964,
     gollm#33)"""
     why = str(state.fault)
     found = re.search(r"(?i)unsupported (?:parameter|value): '(\w+)'", why)
@@ -84,8 +86,8 @@ def context_window(state: State) -> Ask | None:
     stopped counting: allow half as much as before. Silent where the prompt alone is too
     long. Place: faults=[context_window, *FAULTS]. (vllm#20409, vllm#42474)"""
     why = str(state.fault)
-    window = re.search(r"maximum context length is (\d+) tokens", why)
-    prompt = re.search(r"(\d+) (?:in the messages|input tokens)", why)
+    window = re.search(r"maximum context length is (\d{1,9}) tokens", why)
+    prompt = re.search(r"(\d{1,9}) (?:in the messages|input tokens)", why)
     if not window or not prompt:
         return None
     left = int(window[1]) - int(prompt[1])
@@ -138,8 +140,8 @@ def first_json_first(state: State) -> Use | None:
 
 
 def fold_labels(state: State) -> Use | None:
-    """The text is one of the judge's labels, as one_of has them, but with another case,
-    or another of "-", "_" and space. Use the label, where only one is like it. Place:
+    """The text is one of the judge's labels, as one_of has them, but for its case and
+    another of "-", "_" and space. Use the label, if only one is like it. Place:
     fixes=[*REPAIRS, fold_labels, *RE_ASKS]. (TradingAgents#174, hpe#459)"""
     label = same_but_for_form(state.text, getattr(state.judge, "labels", ()))
     return None if label is None else Use(label)
@@ -311,37 +313,49 @@ def from_the_best(state: State) -> Ask | None:
     what is wrong with it. Not for a model that repeats what it sees, as SmolLM2 does.
     Place: fixes=[*REPAIRS, *RE_ASKS[:-2], from_the_best]. (stakgraph#1325,
     dify-plugins#3874)"""
-    best, complaint = state.memory.get("from_the_best", (None, ""))
-    if state.best is not best:
-        best, complaint = state.best, state.complaint
-        state.memory["from_the_best"] = (best, complaint)
-    draft = json.dumps(best, ensure_ascii=False, default=str, skipkeys=True)
-    note = f"Improve this draft: {draft}\nIt was rejected: {complaint}"
+    draft = json.dumps(state.best, ensure_ascii=False, default=str, skipkeys=True)
+    note = f"Improve this draft: {draft}\nIt was rejected: {state.best_complaint}"
     return ask_again(state, note)
 
 
 # A person -----------------------------------------------------------------------------
 
 
-def ask_person(state: State) -> Generator[Ask, Reply, Use | Stop]:
-    """No other fix-up applies. Ask a person at the terminal, with the complaint. The
-    judge inspects the answer; without one the run stops. An answer counts as a call,
-    not as a try, and goes onto the tape. Place: fixes=[*FIXES, ask_person].
-    (airflow#62898, langgraph#8025)"""
-    task = "\n\n".join(str(get_path(object, it, "content")) for it in state.task)
-    question = f"{task}\n\nRejected so far: {state.complaint}"
-    try:
-        reply = yield Ask(question, call=person)
-    except EOFError as error:
-        return Stop(str(error))
-    return Use(reply.text)
+def ask_person(after: int = 4) -> Hook:
+    """Return a fix-up: once so many replies were rejected, or the model is stuck or
+    refuses, ask a person at the terminal, with the complaint, until the judge accepts
+    an answer. Stop where the person gives none. Answers count as calls, and go onto
+    the tape. Place: fixes=[*REPAIRS, ask_person(...), *RE_ASKS]. (airflow#62898,
+    langgraph#8025)"""
+
+    def ask_person(state: State) -> Generator[Question, Any, Use | Stop | None]:
+        refused = state.reply.finish == "refusal"
+        if not (state.stuck or refused or state.judged >= after):
+            return None
+        texts: list[str] = []
+
+        def note_text(text: str) -> str:
+            texts.append(text)
+            return text
+
+        task = "\n\n".join(str(get_path(object, it, "content")) for it in state.task)
+        question = f"{task}\n\nRejected so far: {state.complaint}"
+        judge = all_of(note_text, state.judge)
+        fixes = [*REPAIRS, ask_with_complaint]
+        try:
+            yield Question(question, judge, fixes=fixes, call=person)
+        except EOFError as error:
+            return Stop(str(error))
+        return Use(texts[-1])
+
+    return ask_person
 
 
 def person(messages: Messages, **_settings: Any) -> str:
     """Call: return the line that a person types at the terminal. Raise EOFError for an
     empty line and at the end of the input.
 
-    It waits for as long as the person takes, so `arun` refuses it: there, copy it and
+    It waits for as long as the person takes, so `arun` refuses it. There, copy it and
     ask_person, and await asyncio.to_thread(person, messages).
     """
     asked = visible(str(get_path(object, messages[-1], "content")))
