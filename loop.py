@@ -260,7 +260,10 @@ class Ask:
                 raise HookError(f"a message is {short_json(message)} ({kind}): {cure}")
         for name in settings.keys() & {"judge", "fixes", "faults", "limits"}:
             raise HookError(f"{name} is no setting of a request: see run, or Question")
-        check_callable(*([] if call is None else [call]))
+        if type(wait) not in (int, float) or not wait >= 0:
+            raise HookError(f"wait is {wait!r}: give seconds, 0 or more")
+        if call is not None:
+            check_callable(call)
         self.messages: Messages = list(messages)
         self.wait, self.call, self.settings = wait, call, settings
 
@@ -485,7 +488,8 @@ def run(
     if isinstance(ask, Question):
         raise TypeError("a Question is for a hook to yield: give run a text or an Ask")
     accounts = accounts_of(limits, account)
-    state = State(ask.messages, judge, ask.call or call, fixes, faults, accounts)
+    task = [*ask.messages]  # a fix-up may change it
+    state = State(task, judge, ask.call or call, fixes, faults, accounts)
     state.task_settings = state.changed = ask.settings
     check_hooks(state, driver)
     start_run(state, tape, name, watch)
@@ -698,7 +702,12 @@ def think_tags(state: State) -> Use | None:
     before, opened, _ = head.partition("<think>")
     if not (opened or closed) or scan_json(before).open:
         return None
-    return Use((answer if closed else before).strip())
+    answer, opened, second = (answer if closed else before).partition("<think>")
+    if opened and scan_json(answer).open:
+        answer += opened + second  # the tag is in the JSON
+    elif opened:
+        answer += second.partition("</think>")[2]  # without the second thought
+    return Use(answer.strip())
 
 
 def code_fence(state: State) -> Use | None:
@@ -917,9 +926,10 @@ FAULTS.extend([quota_gone, bad_request, told_to_wait, overloaded, no_answer])
 #     {"a": 1}, "b": 2}                     none                   part of more than it
 #     see [1], {name} and [0, 1): {"a": 1}  {"a": 1}               brackets in prose
 
-# Spaces and comments. (Color #fff is none.) A comment that is not closed goes to the end.
+# Spaces and comments, but #fff is none. One that is not closed goes on to the end.
 SPACE = re.compile(r"(?:\s|//[^\n]*|#(?=\s)[^\n]*|/\*(?:.*?\*/|.*))*", re.DOTALL)
 BRACKET = re.compile(r"[{[]")
+ONLY_BRACKETS = re.compile(r"[{[\s]*\Z")
 STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 WORD = re.compile(r"[\w.+-]+")
 NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -1084,7 +1094,7 @@ def scan_json(text: str) -> Scan:
             if alone or (reader.has_content and not has_neighbours(text, start, at)):
                 whole.append(piece)
             continue
-        only_brackets = not text[start : start + 100].strip("{[ \t\r\n")
+        only_brackets = ONLY_BRACKETS.match(text, start)
         cut_early = ending == "cut" and (start == start_of_text or only_brackets)
         if not (reader.has_content or cut_early):  # brackets in prose
             at = max(reader.at, start + 1)
@@ -1768,6 +1778,8 @@ def start_run(state: State, tape: Any, name: str, watch: Any) -> None:
         return
     if tape is not None and not hasattr(tape, "recall"):
         raise TypeError(f"tape is {tape!r}: give Tape({tape!r})")
+    if watch is not None and not callable(watch):
+        raise TypeError(f"watch is a function of an event, not {watch!r}")
     state.tape, state.watch = tape, watch
     settings = recorded_settings(settings_of(state.call) | state.task_settings)
     call = name_of(state.call)
@@ -1821,7 +1833,7 @@ def record_outcome(state: State, outcome: Any) -> Sequence[str]:
         outcome = Reply(outcome)
     if isinstance(outcome, CallError):
         record_fault(state, attempt, outcome)
-    elif isinstance(outcome, Reply):
+    elif isinstance(outcome, Reply) and type(outcome.text) is str:
         record_reply(state, attempt, outcome)
     else:
         raise HookError(f"call {attempt.call} returned {outcome!r}, not a Reply or str")
@@ -2196,8 +2208,9 @@ def of_call(call: Hook, name: str) -> Any:
     return getattr(call, name, None) or getattr(partial(call).func, name, None)
 
 
-SECRET = re.compile(
-    r"(?i)(?:^|api|[_-])(?:key|token|secret|password|authorization|headers?)$"
+SECRET = re.compile(  # api_key, accessToken, extra_headers ...
+    r"(?:^|(?i:api)|[_-]|[a-z](?=[A-Z]))"
+    r"(?i:key|token|secret|password|authorization|headers?)$"
 )
 
 

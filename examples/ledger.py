@@ -679,7 +679,7 @@ def write_svg(path: str, facts: Facts) -> None:
     """Write the run as a picture that loads nothing from elsewhere."""
     out = Console(**PLAIN, record=True, file=io.StringIO(), width=92)
     print_run(out, facts)
-    svg = out.export_svg(title=shorten(facts["run"]))
+    svg = out.export_svg(title=shorten(Path(facts["tape"]).name))
     svg = re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;]*;", "font-family: monospace;", svg)
     Path(path).write_text(svg, encoding="utf-8")
@@ -747,6 +747,8 @@ def print_table(
     name_width = max(map(cell_len, names))
     out.print(f"\n{title}", style="bold")
     for first, line in zip(names, lines, strict=True):
+        if not first and not keys:  # there is nothing to say of the columns
+            continue
         others = [it.rjust(width) for it, width in zip(line, widths, strict=True)]
         style = "" if first else "dim"
         out.print(gap.join([set_cell_size(first, name_width), *others]), style=style)
@@ -799,25 +801,30 @@ def print_run(out: Console, facts: Facts) -> None:
             task = text_of(event["messages"][-1])
             grid.add_row("", f"\n{block(task)}", style="dim")
             continue
-        mark, words, spent, style = row_of(event, task)
+        mark, words, seconds, style = row_of(event, task)
         if words and event["hook"]:
             words = f"[{shorten(event['hook'])}] {words}"
         if words:
-            grid.add_row(mark, words, spent, style=style)
+            grid.add_row(mark, words, seconds, style=style)
+        if event["event"] == "end" and not event["hook"]:
+            spent = "{calls} calls, {tokens:,} tokens, {seconds:.1f} s".format(**event)
+            grid.add_row("", spent, style="dim")
     out.print(grid)
 
 
 def row_of(event: Event, task: str) -> tuple[str, str, str, str]:
-    """Return what `show` prints of an event: mark, words, what it took, and a style."""
+    """Return what `show` prints of an event: mark, words, seconds and style."""
     kind, n = event["event"], str(event["n"])
     seconds = f"{event.get('seconds') or 0:.1f} s"
     row = ("", "", "", "")
     if kind == "sent":
         row = ("", describe_request(text_of(event["messages"][-1]), task), "", "dim")
     elif kind in ("reply", "reused"):
-        spent = f"cut off, {seconds}" if event.get("finish") == "length" else seconds
-        spent = spent if kind == "reply" else "on the tape before"
-        row = (n, block(event.get("text", "")) or "(an empty reply)", spent, "")
+        if kind == "reused":
+            seconds = "on the tape before"
+        elif event["finish"] == "length":
+            seconds = f"cut off, {seconds}"
+        row = (n, block(event.get("text", "")) or "(an empty reply)", seconds, "")
     elif kind == "fault":
         row = (n, shorten(event["why"], 300), seconds, "red")
     elif kind == "inspect" and event["complaint"]:
@@ -828,8 +835,7 @@ def row_of(event: Event, task: str) -> tuple[str, str, str, str]:
         words = shorten(event["why"], 300)
         if event["accepted"]:
             words = f"{words}: {shorten(event['value'], 300)}"
-        spent = "{calls} calls, {tokens:,} tokens, {seconds:.1f} s".format(**event)
-        row = ("=", words, spent, "green" if event["accepted"] else "red")
+        row = ("=", words, "", "green" if event["accepted"] else "red")
     return row
 
 

@@ -13,7 +13,7 @@
 """Situation: your program is async, and has many items for a model.
 
     uv run examples/many_async.py               12 sentences, half a minute
-    uv run examples/many_async.py --tape FILE   stop it, start it: no reply is paid twice
+    uv run examples/many_async.py --tape FILE   stop it, start it: nothing is paid twice
 
 What `each` of parts/batch.py is for threads is here `arun`, `achat`, a semaphore and
 `asyncio.gather`: at most eight runs at a time, each named by its item, on one tape. You

@@ -589,9 +589,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         cost, low, high = it["tokens_per_correct"]
         line += f"{it['tokens_per_accepted']:9.0f} {cost:6.0f} {low:>6.0f}-{high:<7.0f}"
         for other in ("of_again", "of_library"):
-            if other in it:
-                line += "{:.2f} ({:.2f}-{:.2f})".format(*it[other])
-            line += "   "
+            ratio = "{:.2f} ({:.2f}-{:.2f})".format(*it[other]) if other in it else ""
+            line += f"{ratio:19}"
         lines.append(line.rstrip())
     return "\n".join(lines)
 
