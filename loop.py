@@ -733,8 +733,17 @@ def json_slips(state: State) -> Use | None:
     """The JSON has talk around it, or slips: spare commas, bare keys, other quotes,
     comments, True and None, line breaks in strings. Use each whole piece without them,
     the last piece first. (promptfoo#10268, dirty-json#21)"""
-    pieces = [piece for text in state.texts for piece in scan_json(text).pieces[::-1]]
+    texts = [text for text in state.texts if not is_json(text)]
+    pieces = [piece for text in texts for piece in reversed(scan_json(text).pieces)]
     return Use(*pieces) if pieces else None
+
+
+def is_json(text: str) -> bool:
+    """Return whether a text is JSON as it stands."""
+    with suppress(ValueError, RecursionError):
+        json.loads(text)
+        return True
+    return False
 
 
 def label_in_talk(state: State) -> Use | None:
@@ -1433,9 +1442,10 @@ def show(event: dict[str, Any]) -> None:
 
     line, style = line_of(event)
     if line:
-        one_line = event["event"] == "reply" and console().is_terminal
+        terminal = console().is_terminal
+        one_line = terminal and event["event"] == "reply"
         shape = {"no_wrap": True, "overflow": "ellipsis"} if one_line else {}
-        console().print(Text(line, style), soft_wrap=not one_line, **shape)
+        console().print(Text(line, style), soft_wrap=not terminal, **shape)
 
 
 def line_of(event: dict[str, Any]) -> tuple[str, str]:
@@ -2225,7 +2235,10 @@ def without_secrets(value: Any) -> Any:
     """Return a JSON value without the members whose keys look like those of secrets."""
     members: Any = get_path(dict, value)
     if members:
-        public = [key for key in members if not SECRET.search(str(key))]
+        # In a JSON schema a member of such a name is a description, with a type.
+        secrets = [key for key in members if SECRET.search(str(key))]
+        secrets = [key for key in secrets if not get_path(str, members[key], "type")]
+        public = [key for key in members if key not in secrets]
         return {key: without_secrets(members[key]) for key in public}
     items: Any = get_path((list, tuple), value)
     return [without_secrets(it) for it in items] if items else value

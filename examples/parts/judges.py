@@ -15,15 +15,14 @@ grounded is also true, or that a judge in which `probe` finds nothing is a good 
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
-    import sys
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import re
+import sys
+from pathlib import Path
 from typing import Any
 from unicodedata import combining, normalize
+
+if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from loop import (
     Ask,

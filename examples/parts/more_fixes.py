@@ -15,12 +15,6 @@ it helps your model. Put it in, and see in `result.attempts` which of them fired
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
-    import sys
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import json
 import math
 import re
@@ -28,7 +22,11 @@ import sys
 import zlib
 from collections.abc import Generator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from loop import (
     FAULTS,
@@ -346,7 +344,7 @@ def ask_person(after: int = 4) -> Hook:
             yield Question(question, judge, fixes=fixes, call=person)
         except EOFError as error:
             return Stop(str(error))
-        return Use(texts[-1])
+        return Use(texts[-1])  # a fix-up never accepts: the judge sees it once more
 
     return ask_person
 
