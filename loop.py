@@ -4,47 +4,51 @@
 # git merge-file loop.py base.py new.py (base.py: this version as it was published)
 """A loop over an unreliable model: call it, inspect the reply, decide what to do next.
 
-    call = scripted('Sure! {"name": "Ada", age: 36,}')  # a real one: chat("gpt-5-mini")
+    from loop import json_with, run, scripted  # scripted: a stand-in for chat("gpt-5")
+    call = scripted('Sure! {"name": "Ada", age: 36,}')
     result = run("Who? As JSON.", json_with(name=str, age=int), call=call)
-    result.value  # {"name": "Ada", "age": 36}; result.why says how the run ended
+    result.value  # {"name": "Ada", "age": 36}: a fix-up, json_slips, repaired the reply
 
-The words, each with an example. Every hook is a plain function that you write or copy.
-
-    ask        "Who? As JSON."            a prompt, a list of messages, or Ask(...)
-    call       chat("gpt-5-mini")         call(messages, **settings) -> Reply or str
-    judge      json_with(age=int)         judge(text) -> the value; raises to reject
-    complaint  "age: missing"             why the judge rejected a reply
-    fault      CallError("busy", 429)     why a call failed: there is no reply
-    fix-up     json_slips                 fix(state) -> a move; None: not its case
-    move       Ask(...), Use(text), Stop  ask again, inspect a repaired text, or end
+    word       example                 meaning
+    ask        "Who? As JSON."         the task: a text, a list of messages or Ask(...)
+    call       chat("gpt-5")           call(messages, **settings) -> Reply or str
+    judge      json_with(age=int)      judge(text) -> the value; it raises to reject
+    complaint  "age: missing"          why the judge rejected a reply
+    fault      CallError("busy", 429)  why a call failed: there is no reply
+    fix-up     json_slips              fix(state) -> a move, or None: it does not apply
+    move       Use(text, ...)          inspect these repairs of the reply; or
+               Ask(messages, ...)      call again; or Stop(why): end the run
+    tape       Tape("runs.jsonl")      a file of replies, which are not paid for again
 
 How a run goes:
 
-  - The judge returns a value: the run ends, accepted.
-  - The judge raises: the reply is rejected, and FIXES are asked in order; the first
-    that returns a move decides. By default they repair the reply for free or ask again:
-    the same prompt first, every other time with the complaint added, never the bad
-    reply. A KeyError rejects like the rest; only BUGS (a NameError ...) pass through.
-  - The call fails (a 429, a broken connection): FAULTS are asked in the same way. By
-    default they wait and ask again, or stop where that cannot help (a wrong key).
-  - The reply asks for tools: no judge sees it. A fix-up of yours goes on from it, or
-    the run stops.
-  - A fix-up returns Stop, none applies, or a limit is reached (8 tries, 8 faults, 32
-    calls, 600 seconds): the run ends, not accepted. result.best is the best so far.
+  - The judge returns a value (None and bools are none): the run ends, accepted.
+  - The judge raises: the reply is rejected, whatever is raised, a KeyError too; but
+    what is in BUGS (NameError ...) is raised by `run`. The fix-ups in FIXES are tried
+    in order, and the first that returns a new move decides. The defaults repair the
+    reply without another call, or ask again: the second request is the same prompt, the
+    third has the complaint as well, and so on in turn. The rejected reply is not shown:
+    models repeat it.
+  - The call fails (a 429, a broken connection): the fix-ups in FAULTS are tried. The
+    defaults wait and ask again, or stop where that cannot help (a wrong API key).
+  - The reply asks for tools (state.reply.tool_calls): no judge sees it. A fix-up of
+    yours continues from it, or the run stops.
+  - A fix-up returns Stop, none applies (the defaults give up when one reply came three
+    times), or a limit is reached (8 replies judged, 8 calls failed, 32 calls in all,
+    600 seconds): the run ends, not accepted. result.best is the best so far.
+  - A hook or the call has a bug: `run` raises it, with .attempts.
 
-To add a special case, write yours(state), which returns one of the three moves, or None
-where it does not apply, and pass fixes=[yours, *FIXES].
-
-A hook that needs a model is a generator: `reply = yield Ask("Is it so?", call=other)`
-gets a Reply, `yield Question(...)` what a judge of its own accepted. For async code,
-`await arun(...)` with `achat` takes the place of `run(...)` with `chat`; the call, the
-judge and the fix-ups may then be async, too.
+A special case of your own goes first: fixes=[yours, *FIXES], or for failed calls
+faults=[yours, *FAULTS]. A hook that needs a model is a generator: `reply = yield
+Ask(...)` gets a Reply, `value = yield Question(...)` what a judge accepted; the run
+itself goes on as it was. In async code `await arun(...)` with `achat` does what
+`run(...)` does with `chat`, and call, judge and fix-ups may be async.
 
     1. The loop                 2. Words                    3. Running it
     4. Judges                   5. Fix-ups                  6. Calls
     7. Watching                 8. The tape                 9. The books
 
-To use or extend it, read sections 1 to 3. Sections 4 to 8 can each be deleted.
+To use or extend it, read sections 1 to 3. What 4 to 8 bring can be deleted: see README.
 """
 
 from __future__ import annotations
@@ -75,56 +79,60 @@ __version__ = "0.2.0"
 def steps(state: State, move: Move) -> Steps:
     """Call, inspect, decide, until a reply is accepted or nothing is left to try.
 
-    The first move asks the task. `yield from` runs one of the three functions below to
-    its end and takes what it returns. What they yield on the way is a function to call;
-    the driver, in section 3, calls it for them and, in async code, awaits it.
+    The first move is the task. `yield from` runs call_model, inspect_reply or
+    decide_next to its end and takes what it returns. What these yield on the way is a
+    function to call: the driver, in section 3, calls it and, in async code, awaits it.
     """
     while True:
         move = within_limits(state, move)  # an Ask that a limit forbids becomes a Stop
         if isinstance(move, Stop):
             return gave_up(state, move.why)
-        for text in (yield from call_model(state, move)):
+        texts = yield from call_model(state, move)
+        for text in texts:  # none after a fault, or where the model asks for tools
             if (yield from inspect_reply(state, text)):
                 return accepted(state)
-        move = yield from decide_next(state)  # after a rejection or a fault
+        move = yield from decide_next(state)
 
 
 def call_model(state: State, move: Ask | Use) -> Steps:
-    """Send what the move asks, once, and return the texts to inspect.
+    """Call the model once, for an Ask, and return the texts to inspect.
 
-    That is the reply's text, or repairs of it; none after a fault or for tool calls.
+    For a Use these are its repairs, and there is no call.
     """
-    if isinstance(move, Use):  # the reply is there: repairs cost nothing
+    if isinstance(move, Use):
         state.texts = move.texts
         return move.texts
-    outcome = start_attempt(state, move)  # the tape's reply, if it was paid for before
+    outcome = start_attempt(state, move)  # the tape's reply, where it has one
     if outcome is None:
         if move.wait:
-            yield partial(time.sleep, move.wait)
+            yield partial(time.sleep, move.wait)  # for which adrive takes asyncio.sleep
         emit(state, "sent", messages=state.messages, settings=state.settings)
         try:
+            # The call adds its own settings to those that were changed.
             outcome = yield partial(state.call, state.messages, **state.changed)
         except Exception as error:
-            outcome = fault_of(error, "OSError")  # a 429, a broken connection ...
+            outcome = fault_of(error, also=OSError)  # a 429, a broken connection ...
             if outcome is None:
                 raise  # a bug in the call
-    # What came is counted, and on the tape, before anyone looks at it.
+    # It is counted, and written to the tape, before anyone looks at it.
     return record_outcome(state, outcome)
 
 
 def inspect_reply(state: State, text: str) -> Steps:
     """Return whether the judge accepts a text; note its value, or its complaint."""
     if text in state.inspected:
-        return False  # a repair that changed nothing
+        return False  # of this reply: a repair changed nothing
     start_inspection(state, text)
     try:
         value = yield from ask_hook(state, state.judge, text)
-        state.value = accepted_value(state.judge, text, value)
-    except (CallError, HookError, *BUGS):
-        raise  # a service that the judge needs failed, or the judge itself is wrong
+        state.value = accepted_value(state.judge, text, value)  # None is rejected here
+    except CallError:
+        raise  # a question of the judge got no answer: the run ends
+    except (HookError, *BUGS):
+        raise  # the judge is wrong, not the reply
     except Exception as error:
-        if error is state.bug:
-            raise  # of a call that the judge asked for
+        if error is state.call_bug:
+            raise  # the judge asked a question, and the call that it went to has a bug
         record_rejection(state, text, error)
         return False
     emit(state, "inspect", complaint="")
@@ -132,10 +140,11 @@ def inspect_reply(state: State, text: str) -> Steps:
 
 
 def decide_next(state: State) -> Steps:
-    """Return the move of the first special case that applies, or a Stop."""
-    for fix in state.faults if state.fault else state.fixes:
+    """Return the move of the first fix-up that applies, or a Stop."""
+    fixes = state.faults if state.fault else state.fixes
+    for fix in fixes:
         move = yield from ask_hook(state, fix, state)
-        if is_new_move(state, fix, move):
+        if is_new_move(state, fix, move):  # not None, and no repair a second time
             record_decision(state, fix, move)
             return move
     if state.stuck:
@@ -143,13 +152,13 @@ def decide_next(state: State) -> Steps:
     return Stop("no fix-up applies")
 
 
-def take_steps(state: State, move: Move) -> Steps:
+def run_steps(state: State, move: Move) -> Steps:
     """Take the steps of a run, and end it in good order where a hook raises."""
     try:
         return (yield from steps(state, move))
-    except CallError as fault:  # of a question that a hook asked, or of its service
+    except CallError as fault:  # a hook's question, or its service, got no answer
         return gave_up(state, str(fault))
-    except BaseException as error:  # a bug or Ctrl-C: it carries what was paid for
+    except BaseException as error:  # a bug or Ctrl-C: there is no Result, only attempts
         with suppress(Exception):
             error.attempts = state.attempts  # type: ignore[attr-defined]
         with suppress(Exception):
@@ -163,15 +172,17 @@ T = TypeVar("T")
 Hook = Callable[..., Any]
 Messages = list[Any]  # [{"role": "user", "content": "..."}, ...]
 # What a run yields is a function and its arguments. A driver calls it, and sends back
-# what it returned or throws what it raised. In the end the run returns a Result.
+# what it returned or throws what it raised.
 Steps = Generator["partial[Any]", Any, Any]
 
-# The special cases, asked in order; section 5 fills the lists.
-FIXES: list[Hook] = []  # about a rejected reply
-FAULTS: list[Hook] = []  # about a failed call
+# The default fix-ups, one for each special case; section 5 fills the lists.
+FIXES: list[Hook] = []  # for a rejected reply
+FAULTS: list[Hook] = []  # for a failed call
 
-# A judge that raises one of these has a bug, and so does `run`. Whatever else it raises
-# rejects the reply: a KeyError, say, is most often about what the model wrote.
+# When a judge raises one of these, the judge has a bug, and `run` raises it to its
+# caller. (An OSError, too: the model cannot mend a missing file.) Whatever else a judge
+# raises rejects the reply: a KeyError, say, is most often about what the model wrote.
+# What a fix-up raises is always a bug.
 BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
 
 
@@ -180,7 +191,8 @@ class Reply:
     """What one call returned. None means unknown, never zero."""
 
     text: str
-    finish: str = "unknown"  # stop, length, refusal, tools, cut or unknown
+    # stop, length (of max_tokens), refusal, tools, cut (by the connection) or unknown
+    finish: str = "unknown"
     reasoning: str = ""
     tool_calls: tuple[Any, ...] = ()
     input_tokens: int | None = None
@@ -192,8 +204,8 @@ class Reply:
     raw: Any = field(default=None, repr=False)  # the response; not in a pickle
 
     def __reduce__(self) -> Any:
-        values = [getattr(self, each.name) for each in fields(self)]
-        return Reply, (*values[:-1], None)
+        values = [getattr(self, it.name) for it in fields(self) if it.name != "raw"]
+        return Reply, tuple(values)
 
 
 @dataclass(eq=False)
@@ -203,7 +215,7 @@ class Reason(Exception):
     why: str
 
     def __post_init__(self) -> None:
-        self.args = tuple(getattr(self, each.name) for each in fields(self))
+        self.args = tuple(getattr(self, it.name) for it in fields(self))
 
     def __str__(self) -> str:
         return str(self.why)
@@ -213,18 +225,19 @@ class Reason(Exception):
 class Reject(Reason):
     """Raised by a judge: the complaint, and what is good so far."""
 
-    value: Any = None  # Result.best is the one with the highest score, or the last
-    score: float | None = None
+    value: Any = None  # what is good so far; Result.best is the one with the highest
+    score: float | None = None  # score, or the last one
 
 
 @dataclass(eq=False)
 class CallError(Reason):
-    """Raised by a call: why there is no reply."""
+    """Raised by a call: why there is no reply. Raised by a judge or a fix-up, it ends
+    the run: a service that the hook needs did not answer."""
 
     status: int | None = None  # of HTTP
     code: str = ""  # the endpoint's own word for it
     wait: float | None = None  # seconds that the endpoint asks us to wait
-    billed: bool = False  # it may be charged for, although no reply came
+    billed: bool = False  # the call may be charged for, although no reply came
 
 
 class HookError(TypeError):
@@ -238,8 +251,9 @@ class GaveUp(Exception):
 class Ask:
     """A task, or a move: call with these messages, after `wait` seconds.
 
-    Settings and call stay in force until a later Ask changes them; None removes a
-    setting. Another call starts with the settings of the task.
+    The call and the settings stay in force until a later Ask of the run changes them;
+    None removes a setting. An Ask that changes the call goes back to the settings of
+    the task. An Ask that a hook yields is a question aside: it changes nothing.
     """
 
     def __init__(
@@ -437,7 +451,7 @@ class State:
     watch: Hook | None = None
     tape: Any = None  # with name_run(task), recall(state), write(event): section 8
     sent_at: float = 0.0
-    bug: Exception | None = None  # raised by a call that a hook asked for
+    call_bug: Exception | None = None  # raised by a call that a hook asked for
     inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
     replied: Counter[str] = field(default_factory=Counter[str])  # to each key, by now
     replies: dict[str, int] = field(default_factory=dict[str, int])  # how often each
@@ -493,7 +507,7 @@ def run(
     state.task_settings = state.changed = ask.settings
     check_hooks(state, driver)
     start_run(state, tape, name, watch)
-    return cast("Result[T]", driver(take_steps(state, ask)))
+    return cast("Result[T]", driver(run_steps(state, ask)))
 
 
 async def arun(
@@ -1913,27 +1927,38 @@ def text_of(message: Any) -> str:
     return "".join(get_path(str, part, "text") or "" for part in parts)
 
 
-def fault_of(error: Exception, *more: str) -> CallError | None:
+def fault_of(error: Exception, also: Any = ()) -> CallError | None:
     """Return the fault that an error of a call is; None where it is a bug.
 
-    A fault is a CallError, what has the HTTP status of a response, or what is, or was
-    caused by, a broken connection or a time-out, or an error of the kinds named here.
-    By name, as httpx is not loaded here.
+    A fault is a CallError, what has the HTTP status of a response, and what is, or was
+    caused by, a broken connection, a time-out or an error of the kinds in `also`.
     """
     if isinstance(error, CallError):
         return error
     response = getattr(error, "response", None)
     status = getattr(error, "status_code", None) or getattr(response, "status_code", 0)
     if not isinstance(status, int) or not 100 <= status < 600:
-        status, cause, kinds = None, cast("BaseException | None", error), set[str]()
-        for _ in range(10):  # a chain of causes may be a ring
-            kinds |= {kind.__name__ for kind in type(cause).__mro__}
-            cause = getattr(cause, "__cause__", None)
-        if not kinds & {"ConnectionError", "TimeoutError", "TransportError", *more}:
+        status = None
+        chain = list(causes(error))
+        if not any(isinstance(it, also) or is_broken_connection(it) for it in chain):
             return None
     code = getattr(error, "code", None)
     wait = wait_in(getattr(response, "headers", None) or {})
     return CallError(described(error), status, code if type(code) is str else "", wait)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what caused it, of which ten are enough: it may be a ring."""
+    for _ in range(10):
+        if error is not None:
+            yield error
+            error = error.__cause__
+
+
+def is_broken_connection(error: BaseException) -> bool:
+    """Return whether an error is of a connection. By name: httpx is not imported here."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"ConnectionError", "TimeoutError", "TransportError"})
 
 
 def wait_in(headers: Any) -> float | None:
@@ -1997,7 +2022,7 @@ def answer_questions(state: State, hook: Hook, asking: Any) -> Steps:
                 value = yield from answer
             except Exception as error:  # noqa: BLE001
                 if isinstance(question, Ask) and not isinstance(error, CallError):
-                    state.bug = error
+                    state.call_bug = error
                 resume = partial(asking.throw, error)
             else:
                 resume = partial(asking.send, value)
@@ -2025,7 +2050,7 @@ def state_of_question(state: State, hook: Hook, ask: Ask) -> State:
 
 def answer_question(question: State, ask: Ask) -> Steps:
     """Return the value or the Reply that a hook asks for; raise CallError for none."""
-    result = yield from take_steps(question, Ask(ask.messages, ask.wait))
+    result = yield from run_steps(question, Ask(ask.messages, ask.wait))
     if not result:
         raise CallError(f"{question.hook} got no answer: {result.why}")
     return result.value if isinstance(ask, Question) else question.reply

@@ -171,8 +171,8 @@ class Batch(Generic[T]):
         self.results: dict[int, Result[T]] = {}  # done and not yet taken, by place
         self.ended = False  # no further item is started
         self.error: BaseException | None = None  # to raise after the last result
-        self.failures: set[str] = set()  # of the first results
-        self.first: list[Result[T]] = []
+        self.failures: set[str] = set()  # of the first results; two suffice
+        self.first: list[Result[T]] = []  # as long as all failed alike
 
     def next_result(self) -> Result[T]:
         """Wait for the next result and return it; raise what ended the batch."""
@@ -270,12 +270,13 @@ class Batch(Generic[T]):
 
     def look_for_failure(self, result: Result[T]) -> None:
         """End the batch where its first results all failed for one reason."""
-        if self.error is None and self.give_up_after < math.inf:
-            self.failures.add(failure_of(result))
-            if self.all_failed_alike() and self.done >= self.give_up_after:
-                why = f"the first {self.done} items all ended in: {result.why}"
-                cure = "the judge, the prompt, the task or the endpoint is broken"
-                self.end(BatchGaveUp(f"{cure}: {why}", self.first))
+        if len(self.failures) > 1 or self.error or self.give_up_after == math.inf:
+            return
+        self.failures.add(failure_of(result))
+        if self.all_failed_alike() and self.done >= self.give_up_after:
+            why = f"the first {self.done} items all ended in: {result.why}"
+            cure = "the judge, the prompt, the task or the endpoint is broken"
+            self.end(BatchGaveUp(f"{cure}: {why}", self.first))
 
     def all_failed_alike(self) -> bool:
         """Return whether all results so far failed for one reason."""

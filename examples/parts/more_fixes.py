@@ -353,8 +353,9 @@ def person(messages: Messages, **_settings: Any) -> str:
     """Call: return the line that a person types at the terminal. Raise EOFError for an
     empty line and at the end of the input.
 
-    It waits for as long as the person takes, so `arun` refuses it. There, copy it and
-    ask_person, and await asyncio.to_thread(person, messages).
+    It waits for as long as the person takes, which the run's limit of seconds counts.
+    So `arun` refuses it: there, copy it and ask_person, and await
+    asyncio.to_thread(person, messages).
     """
     asked = visible(str(get_path(object, messages[-1], "content")))
     print(f"{asked}\nYour answer (none: stop): ", end="", file=sys.stderr, flush=True)
