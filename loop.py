@@ -67,7 +67,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
-from itertools import count, islice
+from itertools import count, islice, takewhile
 from types import GeneratorType
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
@@ -453,7 +453,7 @@ class State:
     sent_at: float = 0.0
     call_bug: Exception | None = None  # raised by a call that a hook asked for
     inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
-    replied: Counter[str] = field(default_factory=Counter[str])  # to each key, by now
+    replied: dict[str, int] = field(default_factory=dict[str, int])  # by key, how often
     replies: dict[str, int] = field(default_factory=dict[str, int])  # how often each
     best_rank: tuple[bool, float] = (False, -math.inf)  # has it a value; its score
 
@@ -728,13 +728,12 @@ def code_fence(state: State) -> Use | None:
     """The answer stands in a Markdown code block. Use the last block first. A block
     within JSON is a part of it. (outrider#111)"""
     fence = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    talk, *pieces = fence.split(state.text)  # talk, block, talk, block ... talk
-    if not pieces or scan_json(talk).open:
-        return None
+    parts = fence.split(state.text, maxsplit=1000)  # talk, block, talk, block ... talk
+    # What follows on JSON that is open is within that.
+    parts = list(takewhile(lambda part: not scan_json(part).open, parts))
     whole = scan_json(state.text).pieces
-    blocks = pieces[::2][-100:]  # there may be a million
-    blocks = [block for block in blocks if not in_doubt(block, whole)]
-    return Use(*reversed(blocks), state.text)
+    blocks = [block for block in parts[1::2] if not in_doubt(block, whole)]
+    return Use(*reversed(blocks), state.text) if blocks else None
 
 
 def in_doubt(block: str, whole: Sequence[str]) -> bool:
@@ -747,8 +746,11 @@ def json_slips(state: State) -> Use | None:
     """The JSON has talk around it, or slips: spare commas, bare keys, other quotes,
     comments, True and None, line breaks in strings. Use each whole piece without them,
     the last piece first. (promptfoo#10268, dirty-json#21)"""
-    texts = [text for text in state.texts if not is_json(text)]
-    pieces = [piece for text in texts for piece in reversed(scan_json(text).pieces)]
+    pieces: list[str] = []
+    for text in state.texts:
+        found = scan_json(text).pieces
+        if found and not is_json(text):
+            pieces.extend(reversed(found))
     return Use(*pieces) if pieces else None
 
 
@@ -810,9 +812,10 @@ def cut_by_length(state: State) -> Ask | None:
             continue
         cut = state.reply.finish == "length" or used >= most
         text = state.reply.text
+        scan = scan_json(text)
         thinking = bool(state.reply.reasoning) and not text.strip()
         thinking = thinking or ("<think>" in text and "</think>" not in text)
-        if cut and (thinking or scan_json(text).open):
+        if cut and (thinking or (scan.open and not scan.pieces)):
             state.memory[once] = True
             return Ask(state.messages, **{name: most * (4 if thinking else 2)})
     return None
@@ -952,8 +955,9 @@ FAULTS.extend([quota_gone, bad_request, told_to_wait, overloaded, no_answer])
 # Spaces and comments, but #fff is none. One that is not closed goes on to the end.
 SPACE = re.compile(r"(?:\s|//[^\n]*|#(?=\s)[^\n]*|/\*(?:.*?\*/|.*))*", re.DOTALL)
 BRACKET = re.compile(r"[{[]")
-ONLY_BRACKETS = re.compile(r"[{[\s]*\Z")
-STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
+ONLY_BRACKETS = re.compile(r"[{[\s]{1,200}\Z")
+# A string, a comment or a bracket:
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|#\s[^\n]*|/\*.*?\*/|[][{}]', re.DOTALL)
 WORD = re.compile(r"[\w.+-]+")
 NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 WORDS = {"True": "true", "False": "false", "None": "null"}
@@ -1117,8 +1121,8 @@ def scan_json(text: str) -> Scan:
             if alone or (reader.has_content and not has_neighbours(text, start, at)):
                 whole.append(piece)
             continue
-        only_brackets = ONLY_BRACKETS.match(text, start)
-        cut_early = ending == "cut" and (start == start_of_text or only_brackets)
+        at_an_end = start == start_of_text or ONLY_BRACKETS.match(text, start)
+        cut_early = ending == "cut" and at_an_end
         if not (reader.has_content or cut_early):  # brackets in prose
             at = max(reader.at, start + 1)
             continue
@@ -1141,7 +1145,7 @@ def contradicts(part: str, piece: str) -> bool:
 def end_of_brackets(text: str, reader: JsonReader) -> int | None:
     """Return where the brackets that a reader left open are all closed, or None."""
     depth = reader.depth
-    tokens = STRING_OR_BRACKET.finditer(text, reader.at)
+    tokens = TOKEN.finditer(text, reader.at)
     for token in islice(tokens, 100 * MOST_BRACKETS):
         depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
         if depth == 0:
@@ -1583,10 +1587,11 @@ class Tape:
         name = lasting_name(state.call)
         key = digest([state.messages, state.settings, name])
         state.attempt.key = key
-        place = self.place_of(state.name, key, state.replied[key])
+        number = state.replied.get(key, 0)
+        place = self.place_of(state.name, key, number)
         if place is None:
             self.read_on()  # another process may have asked it meanwhile
-            place = self.place_of(state.name, key, state.replied[key])
+            place = self.place_of(state.name, key, number)
         if place is None:
             return None
         event: Any = json.loads(next(whole_lines(self.path, place))[1])
@@ -1876,7 +1881,7 @@ def record_fault(state: State, attempt: Attempt, fault: CallError) -> None:
 def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     """Charge a reply, record it, and notice whether it came before."""
     state.reply = attempt.reply = reply
-    state.replied[attempt.key] += 1
+    state.replied[attempt.key] = state.replied.get(attempt.key, 0) + 1
     state.faults_in_a_row = 0
     used = usage_of(state, reply)
     charge(state, reused=int(attempt.reused), **used)
@@ -1956,7 +1961,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Return whether an error is of a connection. By name: httpx is not imported here."""
+    """Return whether an error is of a connection; by name, as httpx is not imported."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"ConnectionError", "TimeoutError", "TransportError"})
 
@@ -2137,7 +2142,8 @@ def complaint_of(error: Exception) -> str:
     elif type(error).__module__.startswith("pydantic") and hasattr(error, "errors"):
         parts: list[str] = []
         for part in cast("Any", error).errors():
-            parts.append(f"{'.'.join(map(str, part['loc']))}: {part['msg']}")
+            path = ".".join(map(str, part["loc"]))
+            parts.append(f"{path}: {part['msg']}" if path else part["msg"])
         complaint = "; ".join(parts)
     else:
         complaint = described(error)

@@ -37,6 +37,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -440,7 +441,7 @@ class Bench:
     """A task, and the items of a tape to try it on without a call."""
 
     def __init__(self, path: str, task: Hook, truth: Hook | None):
-        read_tape(path)  # or say what is wrong with it
+        self.records = read_tape(path)
         self.tape = TrialTape(path)
         self.task, self.truth = task, truth
         self.items = self.tape.items or self.tape.starts
@@ -506,10 +507,18 @@ class Bench:
                 trial.ends[event["run"]] = end_of(event)
         trial.active = frozenset(active - {""})
 
-    def listed_fixes(self) -> list[str]:
-        """Return all fix-ups that were in the lists of a run, in their order."""
-        listed = (start.get("fixes", []) for start in self.tape.starts.values())
-        return list(dict.fromkeys(fix for fixes in listed for fix in fixes))
+    def known_fixes(self) -> list[str]:
+        """Return the fix-ups that were in the list of a run, or made a move.
+
+        The lists of the questions that hooks ask are not on the tape, only their moves.
+        """
+        known: dict[str, None] = {}
+        for times_begun in self.records.runs.values():
+            for event in chain(*times_begun):
+                known |= dict.fromkeys(event.get("fixes", ()))
+                if event["event"] == "decide":
+                    known[event["fix"]] = None
+        return list(known)
 
 
 def end_of(event: Event) -> tuple[bool, str]:
@@ -526,10 +535,10 @@ def ablate(options: Any) -> tuple[Facts, int]:
     """Return what each fix-up is worth: left out alone, then one after the other."""
     truth = load_function(options.truth) if options.truth else None
     bench = Bench(options.tape, load_function(options.task), truth)
-    listed = bench.listed_fixes()
+    known = bench.known_fixes()
     for name in options.fix:
-        if name not in listed:
-            raise ValueError(f"there is no fix-up {name!r}; {suggest(name, listed)}")
+        if name not in known:
+            raise ValueError(f"there is no fix-up {name!r}; {suggest(name, known)}")
     trials = {name: bench.outcome(name) for name in bench.items}
     same = {}
     for name, trial in trials.items():
@@ -540,7 +549,7 @@ def ablate(options: Any) -> tuple[Facts, int]:
     facts["accepted"] = share(sum(it.accepted for it in same.values()), len(same))
     if truth:
         facts["correct"] = share(sum(it.correct for it in same.values()), len(same))
-    fixes = (options.fix or listed) if same else []
+    fixes = (options.fix or known) if same else []
     facts["alone"] = [compare(bench, same, frozenset(), fix) for fix in fixes]
     return facts | remove_in_turn(bench, same, fixes), 0
 
@@ -615,9 +624,9 @@ def replay(options: Any) -> tuple[Facts, int]:
 
     changed = batch.replay(options.tape, noted_task)
     for change in changed:
-        after = change["after"]
-        accepted = after["accepted"] and "diverged: " not in after["why"]
-        change["lost"] = bool(change["before"]["accepted"] and not accepted)
+        change["lost"] = (
+            change["before"]["accepted"] and not change["after"]["accepted"]
+        )
     ended = 0
     for run, times_begun in records.runs.items():
         of_item = records.item_name(run) in records.items
@@ -826,9 +835,9 @@ def row_of(event: Event, task: str) -> tuple[str, str, str, str]:
             seconds = f"cut off, {seconds}"
         row = (n, block(event.get("text", "")) or "(an empty reply)", seconds, "")
     elif kind == "fault":
-        row = (n, shorten(event["why"], 300), seconds, "red")
+        row = (n, shorten(f"failed: {event['why']}", 300), seconds, "red")
     elif kind == "inspect" and event["complaint"]:
-        row = ("", shorten(event["complaint"], 300), "", "red")
+        row = ("", shorten(f"rejected: {event['complaint']}", 300), "", "red")
     elif kind == "decide":
         row = ("->", shorten(describe_move(event), 300), "", "cyan")
     elif kind == "end" and not event["hook"]:
@@ -849,9 +858,10 @@ def describe_request(words: str, task: str) -> str:
 
 def describe_move(event: Event) -> str:
     """Return which fix-up did what."""
-    move = {"Use": "repairs the reply", "Ask": "asks again", "Stop": "stops"}
-    settings = [f"{name} {value}" for name, value in event["settings"].items()]
-    return " ".join([event["fix"], move.get(event["move"], ""), *settings])
+    does = {"Use": "repairs the reply", "Ask": "asks again", "Stop": "stops"}
+    settings = ", ".join(f"{name} {it}" for name, it in event["settings"].items())
+    words = f"{event['fix']} {does.get(event['move'], '')}"
+    return f"{words} with {settings}" if settings else words
 
 
 def block(text: str) -> str:

@@ -17,13 +17,15 @@
 
 What `each` of parts/batch.py is for threads is here `arun`, `achat`, a semaphore and
 `asyncio.gather`: at most eight runs at a time, each named by its item, on one tape. You
-see a line for each sentence as it is done. Exit status: 0; 2 for a wrong argument.
+see a line for each sentence as it is done. Exit status: 0; 1 if nothing was accepted;
+2 for a wrong argument.
 """
 
 import argparse
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where loop.py is
 
@@ -33,21 +35,21 @@ from local_model import model
 from loop import Tape, achat, arun
 
 
-async def extract_all(sentences: list[str], tape: Tape | None) -> None:
-    """Do these sentences, eight at a time."""
-    call = model(achat, temperature=0.7, max_tokens=64)
+async def extract_all(sentences: list[str], **options: Any) -> int:
+    """Do these sentences, eight at a time; return how many had an accepted reply."""
     places = asyncio.Semaphore(8)
 
-    async def extract(sentence: str) -> None:
+    async def extract(sentence: str) -> bool:
         ask, own_judge = PROMPT + sentence, judge(sentence)
         async with places:
-            result = await arun(ask, own_judge, call=call, tape=tape, name=sentence)
+            result = await arun(ask, own_judge, name=sentence, **options)
         print(f"{result.value or result.why} ({result.spent.reused} from the tape)")
+        return result.accepted
 
-    await asyncio.gather(*map(extract, sentences))
+    return sum(await asyncio.gather(*map(extract, sentences)))
 
 
-def main() -> None:
+def main() -> int:
     """Do as many sentences as wanted."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -57,13 +59,14 @@ def main() -> None:
     options = parser.parse_args()
     if not 1 <= options.n <= 240:
         parser.error(f"-n {options.n}: there are 1 to 240 sentences")
-    try:
-        tape = Tape(options.tape) if options.tape else None
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
     sentences = [sentence for sentence, _ in items()[: options.n]]
-    asyncio.run(extract_all(sentences, tape))
+    try:
+        call = model(achat, temperature=0.7, max_tokens=64)
+        tape = Tape(options.tape) if options.tape else None
+    except (ValueError, OSError) as error:  # of OPENAI_BASE_URL, a key or the tape
+        parser.error(str(error))
+    return int(asyncio.run(extract_all(sentences, call=call, tape=tape)) == 0)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

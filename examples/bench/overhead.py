@@ -7,7 +7,7 @@
 
     uv run examples/bench/overhead.py           half a minute
     uv run examples/bench/overhead.py --json    one JSON object on stdout
-    uv run examples/bench/overhead.py --quick   a few rounds of each, to see that it runs
+    uv run examples/bench/overhead.py --quick   a few rounds of each
 
 Prints, each beside its target:
 - the loop's own CPU time for a reply that is accepted at once, and for one that is
@@ -16,13 +16,13 @@ Prints, each beside its target:
 - the CPU time of calls one after the other through `chat`, and of a process from its
   start to its first accepted reply, each as a share of what the best bare loop of httpx
   that we know takes, in turn with it. The endpoint, on this machine, answers at once.
-Each is the best of many rounds: a busy machine only ever adds, a very busy one to all of
-them. Bytecode is cached, as it is by default. Linux and macOS. Exit status 0.
+Each is the best of many rounds, as a busy machine only ever adds; a very busy one adds
+to all of them. Bytecode is cached, as by default. Linux and macOS. Exit status 0.
 """
 
 import argparse
+import ast
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -60,6 +60,7 @@ TARGETS = {  # by the name of a figure: what it is, its unit, its target
     "calls_ratio": ("calls one after the other, in bare loops", "", 1.15),
     "start_ratio": ("a process to its first reply, in bare ones", "", 1.15),
 }
+IMPORTS = (ast.Import, ast.ImportFrom)
 GOOD = loop.Reply("5", "stop")
 
 
@@ -68,9 +69,10 @@ def accept(_messages: Any, **_settings: Any) -> loop.Reply:
     return GOOD
 
 
-def reject_twice(numbers: Any = count()) -> Callable[..., loop.Reply]:
-    """Return a call whose third replies are good. No two of the bad ones are the same,
-    so that none is read from a cache."""
+def reject_twice() -> Callable[..., loop.Reply]:
+    """Return a call each third of whose replies is good. No two of the bad ones are the
+    same, so that none is read from a cache."""
+    numbers = count()
 
     def reject_twice(_messages: Any, **_settings: Any) -> loop.Reply:
         number = next(numbers)
@@ -132,8 +134,9 @@ def cpu_of_process(code: str, cache: str) -> float:
 def time_starts(url: str, rounds: int) -> dict[str, float]:
     """Return what it takes to import loop.py, and to the first reply of a process."""
     source = (ROOT / "loop.py").read_text(encoding="utf-8")
-    imports = re.findall(r"^(?:import|from) .*", source, re.MULTILINE)
-    codes = ["\n".join(imports), "import loop", BARE_START, OUR_START]
+    nodes = [it for it in ast.parse(source).body if isinstance(it, IMPORTS)]
+    imports = "\n".join(map(ast.unparse, nodes[1:]))  # the first is of __future__
+    codes = [imports, "import loop", BARE_START, OUR_START]
     codes = [code.replace("URL", url) for code in codes]
     with tempfile.TemporaryDirectory() as cache:
         for code in codes:

@@ -382,10 +382,11 @@ def start_bar(total: int | None, line: str) -> Any:
     """Return a progress bar of rich on stderr, started."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
     bar = Progress(
         BarColumn(12),
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column()),
         console=Console(stderr=True),
         refresh_per_second=4,
         transient=True,
