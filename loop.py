@@ -16,44 +16,46 @@
     complaint  "age: missing"          why the judge rejected a reply
     fault      CallError("busy", 429)  why a call failed: there is no reply
     fix-up     json_slips              fix(state) -> a move, or None: it does not apply
-    move       Use(text, ...)          inspect these repairs of the reply; or
-               Ask(messages, ...)      call again; or Stop(why): end the run
+    move       Use(text, ...)          to inspect these repairs of the reply
+               Ask(messages, ...)      to call again
+               Stop(why)               to end the run
+    hook       a judge, a fix-up       what a run calls to inspect and to decide
     tape       Tape("runs.jsonl")      a file of replies, which are not paid for again
 
 How a run goes:
 
-  - The judge returns a value (None and bools are none): the run ends, accepted.
-  - The judge raises: the reply is rejected, whatever is raised, a KeyError too; but
-    what is in BUGS (NameError ...) is raised by `run`. The fix-ups in FIXES are tried
-    in order, and the first that returns a new move decides. The defaults repair the
-    reply without another call, or ask again: the second request is the same prompt, the
-    third has the complaint as well, and so on in turn. The rejected reply is not shown:
-    models repeat it.
+  - The judge returns a value: the run ends, accepted. None and bools do not count as
+    values: return Accept(None) where you mean it.
+  - The judge raises: the reply is rejected, also by a KeyError. But BUGS (NameError,
+    ...) mean that the judge is wrong, and `run` raises them; and a time-out or a broken
+    connection in a judge ends the run. The fix-ups in FIXES are tried in order; the
+    first that returns a move decides. The defaults repair the reply, which is free, or
+    ask again: the second request is the task alone, the third has the complaint, too,
+    and so on in turn. The rejected reply is not shown: models repeat it.
   - The call fails (a 429, a broken connection): the fix-ups in FAULTS are tried. The
     defaults wait and ask again, or stop where that cannot help (a wrong API key).
   - The reply asks for tools (state.reply.tool_calls): no judge sees it. A fix-up of
     yours continues from it, or the run stops.
-  - A fix-up returns Stop, none applies (the defaults give up when one reply came three
-    times), or a limit is reached (8 replies judged, 8 calls failed, 32 calls in all,
-    600 seconds): the run ends, not accepted. result.best is the best so far.
+  - A fix-up returns Stop, or none applies (the defaults give up when one reply came
+    three times), or a limit is reached (8 replies judged, 8 calls failed, 32 calls in
+    all, 600 seconds): the run ends, not accepted. result.best is the best so far.
   - A hook or the call has a bug: `run` raises it, with .attempts.
 
 A special case of your own goes first: fixes=[yours, *FIXES], or for failed calls
 faults=[yours, *FAULTS]. A hook that needs a model is a generator: `reply = yield
-Ask(...)` gets a Reply, `value = yield Question(...)` what a judge accepted; the run
-itself goes on as it was. In async code `await arun(...)` with `achat` does what
+Ask(...)` gets a Reply, `value = yield Question(...)` what a judge accepted; neither
+changes what the run asks. In async code `await arun(...)` with `achat` does what
 `run(...)` does with `chat`, and call, judge and fix-ups may be async.
 
     1. The loop                 2. Words                    3. Running it
     4. Judges                   5. Fix-ups                  6. Calls
     7. Watching                 8. The tape                 9. The books
 
-To use or extend it, read sections 1 to 3. What 4 to 8 bring can be deleted: see README.
+To use or extend it, read sections 1 to 3. Each of 4 to 8 can be deleted: see README.
 """
 
 from __future__ import annotations
 
-import atexit
 import json
 import math
 import os
@@ -68,7 +70,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from itertools import count, islice, takewhile
-from types import GeneratorType
+from types import CodeType, GeneratorType
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 __version__ = "0.2.0"
@@ -100,12 +102,12 @@ def call_model(state: State, move: Ask | Use) -> Steps:
     For a Use these are its repairs, and there is no call.
     """
     if isinstance(move, Use):
-        state.texts = move.texts
+        state.texts, state.fault = move.texts, None
         return move.texts
     outcome = start_attempt(state, move)  # the tape's reply, where it has one
     if outcome is None:
         if move.wait:
-            yield partial(time.sleep, move.wait)  # for which adrive takes asyncio.sleep
+            yield partial(time.sleep, move.wait)  # adrive takes asyncio.sleep instead
         emit(state, "sent", messages=state.messages, settings=state.settings)
         try:
             # The call adds its own settings to those that were changed.
@@ -121,7 +123,7 @@ def call_model(state: State, move: Ask | Use) -> Steps:
 def inspect_reply(state: State, text: str) -> Steps:
     """Return whether the judge accepts a text; note its value, or its complaint."""
     if text in state.inspected:
-        return False  # of this reply: a repair changed nothing
+        return False  # already judged for this reply: the repair changed nothing
     start_inspection(state, text)
     try:
         value = yield from ask_hook(state, state.judge, text)
@@ -131,8 +133,8 @@ def inspect_reply(state: State, text: str) -> Steps:
     except (HookError, *BUGS):
         raise  # the judge is wrong, not the reply
     except Exception as error:
-        if error is state.call_bug:
-            raise  # the judge asked a question, and the call that it went to has a bug
+        if error is state.question_error:
+            raise  # a bug in answering the judge's question, not in the reply
         record_rejection(state, text, error)
         return False
     emit(state, "inspect", complaint="")
@@ -162,7 +164,7 @@ def run_steps(state: State, move: Move) -> Steps:
         with suppress(Exception):
             error.attempts = state.attempts  # type: ignore[attr-defined]
         with suppress(Exception):
-            gave_up(state, f"raised {described(error)}")
+            gave_up(state, f"raised {describe(error)}")
         raise
 
 
@@ -171,7 +173,7 @@ def run_steps(state: State, move: Move) -> Steps:
 T = TypeVar("T")
 Hook = Callable[..., Any]
 Messages = list[Any]  # [{"role": "user", "content": "..."}, ...]
-# What a run yields is a function and its arguments. A driver calls it, and sends back
+# What a run yields is a function with its arguments. A driver calls it, and sends back
 # what it returned or throws what it raised.
 Steps = Generator["partial[Any]", Any, Any]
 
@@ -179,10 +181,11 @@ Steps = Generator["partial[Any]", Any, Any]
 FIXES: list[Hook] = []  # for a rejected reply
 FAULTS: list[Hook] = []  # for a failed call
 
-# When a judge raises one of these, the judge has a bug, and `run` raises it to its
-# caller. (An OSError, too: the model cannot mend a missing file.) Whatever else a judge
-# raises rejects the reply: a KeyError, say, is most often about what the model wrote.
-# What a fix-up raises is always a bug.
+# These mean that the judge is wrong, and `run` raises them. (OSError, as a model cannot
+# mend a missing file.) Whatever else a judge raises rejects the reply: mostly, it is
+# about what the model wrote. What a fix-up raises is always a bug. But in both of them
+# a CallError, a time-out, a broken connection or an error with an HTTP status says that
+# a service which the hook needs failed: it ends the run.
 BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
 
 
@@ -227,6 +230,7 @@ class Reject(Reason):
 
     value: Any = None  # what is good so far; Result.best is the one with the highest
     score: float | None = None  # score, or the last one
+    passed: int = 0  # judges of all_of that accepted it; this counts before the score
 
 
 @dataclass(eq=False)
@@ -241,7 +245,7 @@ class CallError(Reason):
 
 
 class HookError(TypeError):
-    """Raised by `run`: a hook broke its contract. `.attempts` has what was paid for."""
+    """A hook or a call broke its contract. Raised by a run, it has `.attempts`."""
 
 
 class GaveUp(Exception):
@@ -381,7 +385,7 @@ class Attempt:
     hook: str = ""  # the name of the hook that asked; "" where it is the task itself
     reply: Reply | None = None
     fault: CallError | None = None
-    complaint: str = ""
+    complaint: str = ""  # about the last text of it that was rejected
     fixes: list[str] = field(default_factory=list[str])  # fix-ups that returned a move
     seconds: float = 0.0  # a wait before it included
     key: str = ""  # of the request, on a tape
@@ -395,7 +399,7 @@ class Result(Generic[T]):
     value: T | None  # what the judge returned
     accepted: bool
     why: str
-    best: Any  # the rejected value with the highest score, or the last; else a text
+    best: Any  # the value; or the rejected one with the highest score, or a text
     attempts: list[Attempt]
     spent: Spent
     error: Exception | None = None  # in a batch: what the task raised
@@ -404,8 +408,8 @@ class Result(Generic[T]):
         return self.accepted
 
     def __repr__(self) -> str:
-        spent = f"{self.spent.calls} calls, {self.spent.tokens} tokens"
         value = f"value={short_json(self.value)}, " if self.accepted else ""
+        spent = f"calls={self.spent.calls}, tokens={self.spent.tokens}"
         return f"Result({value}why={self.why!r}, {spent})"
 
     def unwrap(self) -> T:
@@ -426,12 +430,12 @@ class State:
     faults: Sequence[Hook]
     accounts: tuple[Account, ...]  # the run's own, then those that it shares
     messages: Messages = field(default_factory=list[Any])  # sent last
-    settings: dict[str, Any] = field(default_factory=dict[str, Any])  # sent with them
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])  # without secrets
     reply: Reply = Reply("")  # the last one, as it came
-    # Of the last reply, what was inspected last: its text or, after a repair, what that
-    # made of it; so a repair sees the work of the one before. None for tool calls.
+    # What of the last reply was inspected last: its text or, after a repair, the texts
+    # of that; so a repair sees the work of the one before. () where it asks for tools.
     texts: Sequence[str] = ()
-    text: str = ""  # the last of these
+    text: str = ""  # the one of these that the judge saw last
     complaint: str = ""  # about this text
     fault: Any = None  # a CallError, where the last call failed
     faults_in_a_row: int = 0  # of the present call
@@ -450,12 +454,13 @@ class State:
     hook: str = ""  # whose question this run answers
     watch: Hook | None = None
     tape: Any = None  # with name_run(task), recall(state), write(event): section 8
-    sent_at: float = 0.0
-    call_bug: Exception | None = None  # raised by a call that a hook asked for
+    started_at: float = 0.0
+    question_error: Exception | None = None  # a bug in answering a hook's question
     inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
-    replied: dict[str, int] = field(default_factory=dict[str, int])  # by key, how often
-    replies: dict[str, int] = field(default_factory=dict[str, int])  # how often each
-    best_rank: tuple[bool, float] = (False, -math.inf)  # has it a value; its score
+    replies_by_request: dict[str, int] = field(default_factory=dict[str, int])
+    replies_by_content: dict[str, int] = field(default_factory=dict[str, int])
+    # Has the best a value; how many judges passed it; its score.
+    best_rank: tuple[bool, int, float] = (False, 0, -math.inf)
 
     @property
     def spent(self) -> Spent:
@@ -493,9 +498,9 @@ def run(
     """Ask until the judge accepts, a fix-up says stop or a limit is reached.
 
     Returns a Result, accepted or not. Raises TypeError or ValueError for a wrong hook,
-    before anything is paid for. account: shared with other runs. tape, name: a run with
-    a name that is on the tape is that run, and pays only for what is not there. driver:
-    does what the run yields (by default `drive`); run returns what the driver does.
+    before anything is paid for. account: shared with other runs. name: of the run; one
+    with the name of a run on the tape is that run, and pays only for what is missing.
+    driver: does what the run yields (by default `drive`); run returns what it returns.
     """
     driver = driver or drive
     ask = ask if isinstance(ask, Ask) else Ask(ask)
@@ -538,7 +543,8 @@ def drive(flow: Steps) -> Any:
             try:
                 value = step()
                 if hasattr(value, "__await__"):
-                    getattr(value, "close", bool)()  # or Python warns about it
+                    if hasattr(value, "close"):
+                        value.close()  # or Python warns that nobody awaited it
                     raise HookError(f"{name_of(step)} is async: use arun")
             except BaseException as error:  # noqa: BLE001
                 step = flow.throw(error)
@@ -601,8 +607,13 @@ def json_with(**keys: Any) -> Hook:
     mood=("good", "bad")). The score of a rejection is minus the number of wrong keys.
     """
     for key, want in keys.items():
-        simple = isinstance(want, type) and not hasattr(want, "__args__")
-        if not simple and not (isinstance(want, tuple) and want):
+        try:
+            fits = (
+                json.dumps(want) if isinstance(want, tuple) else isinstance(None, want)
+            )
+        except TypeError:
+            fits = "[]"
+        if fits == "[]":
             raise TypeError(f"{key}: give a type, or a tuple of values, not {want!r}")
 
     def json_with(text: str) -> dict[str, Any]:
@@ -627,6 +638,7 @@ def strict_json(text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
+            # As JSON, since True == 1 in Python.
             if json.dumps(found.setdefault(key, value)) != json.dumps(value):
                 both = f"{short_json(found[key])} and {short_json(value)}"
                 raise Reject(f"{key}: both {both}")
@@ -643,13 +655,18 @@ def strict_json(text: str) -> Any:
 def mismatch(value: Any, want: type | tuple[Any, ...]) -> str:
     """Return what was expected and what was found, or "" where a value is as wanted."""
     if isinstance(want, tuple):
-        # As JSON, since True == 1 in Python.
-        fits = json.dumps(value) in [json.dumps(allowed) for allowed in want]
-        expected = f"one of {', '.join(map(short_json, want))}"
+        allowed = [json.dumps(it) for it in want]
+        fits = json.dumps(value) in allowed
+        expected = f"one of {', '.join(allowed)}"
     else:
-        fits = isinstance(value, (int, float) if want is float else want)
-        fits = fits and isinstance(value, bool) == (want is bool)
-        expected = KINDS.get(want, f"a {want.__name__}")
+        kinds: tuple[Any, ...] = getattr(
+            want, "__args__", (want,)
+        )  # of int | None, say
+        if isinstance(value, bool):  # which Python takes for an int
+            fits = bool in kinds or object in kinds
+        else:
+            fits = isinstance(value, (*kinds, int) if float in kinds else kinds)
+        expected = KINDS.get(want, str(getattr(want, "__name__", want)))
     return "" if fits else f"expected {expected}, found {short_json(value)}"
 
 
@@ -690,13 +707,17 @@ def all_of(*judges: Hook) -> Hook:
 
     def all_of(text: str) -> Generator[Any, Any, Accept]:
         value: Any = text
-        for judge in judges:
-            answer = judge(value)
-            if isinstance(answer, GeneratorType):
-                answer = yield from cast("Generator[Any, Any, Any]", answer)
-            elif hasattr(answer, "__await__"):
-                answer = yield answer
-            value = accepted_value(judge, value, answer)
+        for number, judge in enumerate(judges):
+            try:
+                answer = judge(value)
+                if isinstance(answer, GeneratorType):
+                    answer = yield from cast("Generator[Any, Any, Any]", answer)
+                elif hasattr(answer, "__await__"):
+                    answer = yield answer
+                value = accepted_value(judge, value, answer)
+            except Reject as rejection:
+                rejection.passed = number
+                raise
         return Accept(value)
 
     all_of.labels = getattr(judges[0], "labels", ())  # type: ignore[attr-defined]
@@ -766,15 +787,16 @@ def label_in_talk(state: State) -> Use | None:
     """The judge wants one of a few labels, and the reply has talk around it. Use the
     label if it is the only one in the reply and nothing denies it: SmolLM2 said of a
     neutral text "positive, but it's not entirely neutral"."""
-    found: set[str] = set()
+    text = state.texts[-1] if state.texts else ""
+    found: dict[str, str] = {}  # each label, and the text without it
     for label in getattr(state.judge, "labels", ()):
-        if re.search(rf"(?i)(?<!\w){re.escape(label)}(?!\w)", state.text):
-            found.add(label)
+        rest = re.sub(rf"(?i)(?<!\w){re.escape(label)}(?!\w)", "", text)
+        if rest != text:
+            found[label] = rest
     if len(found) != 1:
         return None
-    label = found.pop()
-    talk = re.sub(re.escape(label), "", state.text, flags=re.IGNORECASE)
-    return None if DENIAL.search(talk) else Use(label)
+    [(label, rest)] = found.items()
+    return None if DENIAL.search(rest) else Use(label)
 
 
 DENIAL = re.compile(
@@ -796,28 +818,28 @@ def tools_wanted(state: State) -> Stop | None:
     request would bring the same."""
     if not state.reply.tool_calls:
         return None
-    cure = "give a fix-up that runs them, or uses their arguments as the answer"
-    return Stop(f"{state.complaint}, and no fix-up runs them: {cure}")
+    cure = "give one that runs them, or uses their arguments as the answer"
+    return Stop(f"no fix-up runs tools: {cure}")
 
 
 def cut_by_length(state: State) -> Ask | None:
     """The reply was cut off at max_tokens, within JSON or within a thought, whatever
     its flag says: allow twice as many, once; four times as many where thinking took
     them all. (vis#162, vllm#24184, litellm-docs#559)"""
-    used = state.reply.output_tokens or 0
-    once = f"cut_by_length of {name_of(state.call)}"
+    memory_key = f"cut_by_length of {name_of(state.call)}"
+    if memory_key in state.memory:
+        return None
+    text, used = state.reply.text, state.reply.output_tokens or 0
+    only_thought = "<think>" in text and "</think>" not in text
+    only_thought = only_thought or (bool(state.reply.reasoning) and not text.strip())
+    scan = scan_json(text)
     for name in ("max_tokens", "max_completion_tokens"):
-        most = get_path(int, state.settings, name)
-        if not most or once in state.memory:
+        limit = get_path(int, state.settings, name)
+        if not limit or not (state.reply.finish == "length" or used >= limit):
             continue
-        cut = state.reply.finish == "length" or used >= most
-        text = state.reply.text
-        scan = scan_json(text)
-        thinking = bool(state.reply.reasoning) and not text.strip()
-        thinking = thinking or ("<think>" in text and "</think>" not in text)
-        if cut and (thinking or (scan.open and not scan.pieces)):
-            state.memory[once] = True
-            return Ask(state.messages, **{name: most * (4 if thinking else 2)})
+        if only_thought or (scan.open and not scan.pieces):
+            state.memory[memory_key] = True
+            return Ask(state.messages, **{name: limit * (4 if only_thought else 2)})
     return None
 
 
@@ -832,12 +854,14 @@ def ask_afresh(state: State) -> Ask | None:
     is shown its bad answer repeats it (SmolLM2 in 78 % of re-asks, unshown in 3 %).
     Where the same reply came twice and no seed can change, the complaint is next."""
     pointless = state.repeats > 1 and "seed" not in state.settings
-    return ask_again(state) if state.judged % 2 and not pointless else None
+    if pointless or state.judged % 2 == 0:
+        return None
+    return ask_again(state)
 
 
 def ask_with_complaint(state: State) -> Ask | None:
-    """After every other rejection: ask the task again, with the complaint as a note.
-    Its size stays constant. (smolagents#2566)"""
+    """Where no fix-up before it applies: ask the task again, with the complaint as a
+    note. The size of the request stays constant. (smolagents#2566)"""
     return ask_again(state, f"An earlier answer was refused: {state.complaint}")
 
 
@@ -850,29 +874,34 @@ def ask_again(state: State, note: str = "", **settings: Any) -> Ask | None:
     """
     if state.stuck or state.reply.finish == "refusal":
         return None
-    last: dict[str, Any] = state.task[-1]
+    messages, last = list(state.task), state.task[-1]
     parts: list[Any] | None = get_path(list, last, "content")  # texts, images ...
-    if note and parts is not None:
-        last = last | {"content": [*parts, {"type": "text", "text": note}]}
+    if note and get_path(str, last, "role") != "user":  # a tool's result, say
+        messages.append({"role": "user", "content": note})
+    elif note and parts is not None:
+        messages[-1] = {**last, "content": [*parts, {"type": "text", "text": note}]}
     elif note:
-        last = last | {"content": f"{last.get('content') or ''}\n\n{note}".strip()}
+        messages[-1] = {**last, "content": f"{text_of(last)}\n\n{note}".strip()}
     seed = get_path(int, state.settings, "seed")
     if seed is not None:
         settings = {"seed": seed + 1} | settings
-    return Ask([*state.task[:-1], last], **settings)
+    return Ask(messages, **settings)
 
 
 def escalate(call: Hook, after: int = 2) -> Hook:
-    """Return a fix-up: once so many replies of a model were rejected, or it is stuck or
-    refuses, put the task to another model. It does so once; several make a ladder. Its
-    place is before the re-asks: [*REPAIRS, escalate(big), *RE_ASKS]. In `faults` it
-    counts calls that failed in a row, and is the fall-back: [escalate(other), *FAULTS].
+    """Return a fix-up that puts the task to another call, once: after so many rejected
+    replies of the present one, or at once where that is stuck or refuses. Its place is
+    before the re-asks: [*REPAIRS, escalate(big), *RE_ASKS]; several make a ladder. In
+    `faults` it counts failures in a row: [escalate(other), *FAULTS] is a fall-back.
     (hermes-agent#43108)"""
 
     def escalate(state: State) -> Ask | None:
-        failed = state.faults_in_a_row if state.fault else state.judged
-        hopeless = state.stuck or state.reply.finish == "refusal"
-        if escalate in state.memory or not (hopeless or failed >= after):
+        if state.fault:
+            due = state.faults_in_a_row >= after
+        else:
+            refused = state.reply.finish == "refusal"
+            due = refused or state.stuck or state.judged >= after
+        if not due or escalate in state.memory:
             return None
         state.memory[escalate] = True
         return Ask(state.task, call=call)
@@ -910,21 +939,29 @@ def told_to_wait(state: State) -> Ask | None:
 
 
 def overloaded(state: State) -> Ask | None:
-    """The status is 408, 409, 425, 429 or 5xx: wait, each time twice as long, up to a
-    minute and some jitter; 503 and 529 take longest. (claude-code#75396)"""
+    """The endpoint has too much to do, or failed (429, 5xx): wait, each time twice as
+    long, up to a minute and some jitter; 503 and 529 take longest.
+    (claude-code#75396)"""
     status = state.fault.status or 0
     first = 4.0 if status in (503, 529) else 1.0
-    wait = min(60.0, first * 2.0 ** (state.faults_in_a_row - 1))
-    return ask_later(state, wait) if status >= 400 else None
+    return ask_later(state, backoff(state, first)) if status >= 400 else None
 
 
 def no_answer(state: State) -> Ask | Stop | None:
-    """No answer came: wait a little, and ask again. Stop after three where none ever
-    came, as the address is probably wrong."""
-    answers = (a.reply or (a.fault and a.fault.status) for a in state.attempts)
+    """No answer came, or a web page in its place: wait a little, and ask again. Stop
+    after three where nothing better ever came, as the address is probably wrong."""
+    answers = (
+        attempt.reply or (attempt.fault and (attempt.fault.status or 0) >= 400)
+        for attempt in state.attempts
+    )
     if state.faults_in_a_row >= 3 and not any(answers):
         return Stop("no answer ever came: is the endpoint running? check base_url")
-    return ask_later(state, 0.5 * 2.0 ** (state.faults_in_a_row - 1))
+    return ask_later(state, backoff(state, 0.5))
+
+
+def backoff(state: State, first: float) -> float:
+    """Return how many seconds to wait: twice as long each time, up to a minute."""
+    return min(60.0, first * 2.0 ** min(10, state.faults_in_a_row - 1))
 
 
 def ask_later(state: State, wait: float) -> Ask:
@@ -1003,31 +1040,31 @@ class JsonReader:
 
     def peek(self) -> str:
         """Go to the next character that is no space and in no comment; return it."""
-        space = SPACE.match(self.text, self.at)
-        self.at = space.end() if space else self.at
+        self.at = skip_space(self.text, self.at)
         if self.at == len(self.text):
             raise NotJson("cut")
         return self.text[self.at]
 
     def take(self, character: str) -> bool:
         """Go past the next character if it is this one; return whether it is."""
-        found = self.peek() == character
-        self.at += found
-        return found
+        if self.peek() != character:
+            return False
+        self.at += 1
+        return True
 
-    def read_value(self, depth: int = 0) -> None:
+    def read_value(self) -> None:
         """Read a value of any kind."""
         mark = self.peek()
-        if depth == DEEPEST:
+        if self.depth == DEEPEST:
             raise NotJson("cut")
         if mark in "{[":
-            self.read_members(mark, depth)
+            self.read_members(mark)
         elif mark in STRINGS:
             self.read_string(mark)
         else:
             self.read_word()
 
-    def read_members(self, mark: str, depth: int) -> None:
+    def read_members(self, mark: str) -> None:
         """Read an object or a list."""
         self.at += 1
         self.depth += 1
@@ -1038,15 +1075,16 @@ class JsonReader:
             between = ", "
             if mark == "{":
                 self.read_key()
-            self.read_value(depth + 1)
+            self.read_value()
             if not self.take(",") and self.peek() != close:
-                raise NotJson("cut" if self.text[self.at :] == "/" else "broken")
+                raise NotJson("broken")
         self.written.append(close)
         self.depth -= 1
 
     def read_key(self) -> None:
         """Read a key and its colon."""
-        mark, word = self.peek(), WORD.match(self.text, self.at)
+        mark = self.peek()
+        word = WORD.match(self.text, self.at)
         if mark in STRINGS:
             self.read_string(mark)
         elif word:
@@ -1071,8 +1109,8 @@ class JsonReader:
             raise NotJson("cut")
         self.written.append('"')
         self.at = found.end()
-        space = SPACE.match(self.text, self.at)
-        if space and mark in space[0]:  # "The " # 1" Ada": is it a comment?
+        space = self.text[self.at : skip_space(self.text, self.at)]
+        if mark in space:  # "The " # 1" Ada": is it a comment?
             raise NotJson("broken")
 
     def read_word(self) -> None:
@@ -1080,8 +1118,8 @@ class JsonReader:
         found = WORD.match(self.text, self.at)
         word = found[0] if found else ""
         if word not in WORDS and not NUMBER.fullmatch(word):
-            is_cut = self.text[self.at + len(word) :] in ("", "/")
-            raise NotJson("cut" if is_cut else "broken")
+            at_end = self.at + len(word) == len(self.text)
+            raise NotJson("cut" if at_end else "broken")
         self.at += len(word)
         self.written.append(WORDS.get(word, word))
 
@@ -1165,8 +1203,7 @@ def has_neighbours(text: str, start: int, end: int) -> bool:
 
 def skip_space(text: str, at: int) -> int:
     """Return where the spaces and comments at a place end."""
-    space = SPACE.match(text, at)
-    return space.end() if space else at
+    return cast("re.Match[str]", SPACE.match(text, at)).end()  # it matches "", too
 
 
 # 6. Calls -----------------------------------------------------------------------------
@@ -1179,9 +1216,9 @@ class chat:
     """A call, for `run`, of an OpenAI-compatible endpoint: one request, no retry.
 
     What is not given comes from OPENAI_MODEL, OPENAI_BASE_URL and OPENAI_API_KEY.
-    price: (input, output) in dollars per million tokens. timeout: seconds for one call.
-    headers: to add. client: an httpx client of your own. settings: what to add to every
-    request: temperature, max_tokens ...
+    price: (input, output) in dollars per million tokens. timeout: seconds of silence;
+    once a reply has begun, also for all of it. headers: to add. client: an httpx client
+    of your own. Any other keyword is a setting of every request: temperature=0.7 ...
     """
 
     blocks = True  # an event loop: `arun` refuses it
@@ -1218,10 +1255,10 @@ class chat:
         self.url = f"{base.rstrip('/')}/chat/completions{mark}{query}"
         self.secrets = [key, query, *secret.values()]  # never to be shown
         pairs = [*secret.items(), *re.findall("([^=&]+)=([^&]+)", query)]
-        for name, value in pairs:  # a part of it may be quoted by the endpoint
+        for name, value in pairs:  # the endpoint may quote a part of it
             if SECRET.search(name):
-                self.secrets.append(value.split()[-1])
-        # What is shorter is a word.
+                self.secrets.extend(value.split()[-1:])
+        # To hide shorter ones would garble words.
         self.secrets = [text for text in self.secrets if len(text) >= 8]
         self.settings = ({"model": model} if model else {}) | settings
         self.timeout, self.client, self.price = timeout, client, price
@@ -1235,9 +1272,9 @@ class chat:
                 for chunk in response.iter_bytes():
                     self.add_chunk(chunk, body, began)
         except Exception as error:
-            if not is_http_error(error):
+            if not is_of_kind(error, "HTTPError"):
                 raise
-            raise self.broken(error) from None  # its request has the key
+            raise self.connection_error(error) from None  # its request has the key
         finally:
             if not self.client:
                 IDLE.append(client)
@@ -1248,10 +1285,15 @@ class chat:
         settings = self.settings | changed
         settings = {key: it for key, it in settings.items() if it is not None}
         body = json.dumps(settings | {"messages": messages}).encode()
-        silence = (min(10.0, self.timeout), self.timeout, self.timeout, None)
-        url = self.url if self.client else parsed_url(self.url)  # it may be of httpx2
-        request = {"method": "POST", "url": url, "headers": self.headers}
-        return request | {"content": body, "timeout": silence}
+        return {
+            "method": "POST",
+            # A client of yours may be of httpx2, which does not take a URL of httpx.
+            "url": self.url if self.client else parsed_url(self.url),
+            "headers": self.headers,
+            "content": body,
+            # To connect, for each silence in reading, and in writing; not for a client.
+            "timeout": (min(10.0, self.timeout), self.timeout, self.timeout, None),
+        }
 
     def add_chunk(self, chunk: bytes, body: bytearray, began: float) -> None:
         """Add to the body; raise CallError where it is too slow or too large."""
@@ -1261,7 +1303,7 @@ class chat:
             limits = f"{self.timeout:g} s and {BODY_LIMIT} bytes"
             raise self.fault(f"no whole reply within {limits}", billed=True)
 
-    def broken(self, error: Exception) -> CallError:
+    def connection_error(self, error: Exception) -> CallError:
         """Return the CallError for a broken connection."""
         name = type(error).__name__
         sent = not name.startswith(("Connect", "UnsupportedProtocol"))
@@ -1284,13 +1326,15 @@ class chat:
         message = get_path(dict, raw, "choices", 0, "message")
         failed = response.status_code >= 300 or get_path(object, raw, "error")
         if failed or message is None:
-            raise self.refusal(response, raw, text)
+            raise self.response_error(response, raw, text)
         refusal = get_path(str, message, "refusal")
         calls: list[Any] = get_path(list, message, "tool_calls") or []
-        finish = get_path(str, raw, "choices", 0, "finish_reason")
-        finish = FINISH.get(finish, "unknown")
-        if refusal or (calls and finish != "length"):
-            finish = "refusal" if refusal else "tools"
+        flag = get_path(str, raw, "choices", 0, "finish_reason")
+        finish = FINISH.get(flag, "unknown")
+        if refusal:
+            finish = "refusal"
+        elif calls and flag != "length":
+            finish = "tools"
         thought = get_path(str, message, "reasoning_content")
         usage = get_path(dict, raw, "usage")
         return Reply(
@@ -1307,7 +1351,7 @@ class chat:
             raw=raw,
         )
 
-    def refusal(self, response: Any, raw: Any, text: str) -> CallError:
+    def response_error(self, response: Any, raw: Any, text: str) -> CallError:
         """Return the CallError for a response that has no reply in it."""
         status, headers = response.status_code, response.headers
         if (
@@ -1344,9 +1388,9 @@ class achat(chat):
                 async for chunk in response.aiter_bytes():
                     self.add_chunk(chunk, body, began)
         except Exception as error:
-            if not is_http_error(error):
+            if not is_of_kind(error, "HTTPError"):
                 raise
-            raise self.broken(error) from None
+            raise self.connection_error(error) from None
         except CancelledError:  # its connection would stay in use for ever
             if not self.client:
                 await client.aclose()
@@ -1355,11 +1399,6 @@ class achat(chat):
             if not self.client and not client.is_closed:
                 idle.append(client)
         return self.read(response, body, began)
-
-
-def is_http_error(error: Exception) -> bool:
-    """Return whether httpx raised this, or httpx2: your client may be of either."""
-    return "HTTPError" in [kind.__name__ for kind in type(error).__mro__]
 
 
 def usage_figure(kind: Any, usage: Any, name: str) -> Any:
@@ -1397,19 +1436,12 @@ async def keep_idle_clients(loop: Any) -> Any:
             await client.aclose()
 
 
-@atexit.register
-def close_idle_clients() -> None:
-    """Close the idle clients of this process, or Python warns about their sockets."""
-    for client in IDLE:
-        client.close()
-
-
 if hasattr(os, "register_at_fork"):  # a child must not use the sockets of its parent
     os.register_at_fork(after_in_child=IDLE.clear)
 
 
 @lru_cache
-def http() -> Any:
+def import_httpx() -> Any:
     """Return httpx, or its maintained fork httpx2 where only that is installed."""
     from importlib import import_module, util
 
@@ -1420,13 +1452,13 @@ def http() -> Any:
 @lru_cache
 def trusted_certificates() -> Any:
     """Return the certificates that are trusted: reading them takes 10 ms."""
-    return http().create_ssl_context()
+    return import_httpx().create_ssl_context()
 
 
 @lru_cache
 def parsed_url(url: str) -> Any:
     """Return a URL as httpx has it: parsing it takes 20 us of each call."""
-    return http().URL(url)
+    return import_httpx().URL(url)
 
 
 def new_client(kind: str) -> Any:
@@ -1439,9 +1471,9 @@ def new_client(kind: str) -> Any:
     local = (
         ("all://localhost", "all://127.0.0.1", "all://[::1]") if getproxies() else ()
     )
-    return getattr(http(), kind)(
+    return getattr(import_httpx(), kind)(
         mounts=dict.fromkeys(local),
-        limits=http().Limits(max_connections=None),
+        limits=import_httpx().Limits(max_connections=None),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         verify=trusted_certificates(),
     )
@@ -1461,7 +1493,7 @@ def show(event: dict[str, Any]) -> None:
     line, style = line_of(event)
     if line:
         terminal = console().is_terminal
-        one_line = terminal and event["event"] == "reply"
+        one_line = terminal and event["event"] in ("start", "reply")
         shape = {"no_wrap": True, "overflow": "ellipsis"} if one_line else {}
         console().print(Text(line, style), soft_wrap=not terminal, **shape)
 
@@ -1471,7 +1503,9 @@ def line_of(event: dict[str, Any]) -> tuple[str, str]:
     kind, hook = event["event"], event["hook"]
     start = f"{event['n']:3} {event.get('seconds') or 0:5.1f} s  "
     line, style = "", ""
-    if kind == "reply":
+    if kind == "start":
+        line, style = f"? {text_of(event['task'][-1])} ({event['call']})", "dim"
+    elif kind == "reply":
         line = start + repr(event["text"])
         for request in event["tool_calls"]:
             name = get_path(str, request, "function", "name") or "?"
@@ -1486,7 +1520,7 @@ def line_of(event: dict[str, Any]) -> tuple[str, str]:
     elif kind == "decide":
         line, style = f"{'':13}-> {event['fix']} {action_of(event)}", "cyan"
     elif kind == "end" and not hook:
-        spent = f"{event['calls']} calls, {event['tokens']} tokens"
+        spent = f"calls: {event['calls']}, tokens: {event['tokens']}"
         line = f"= {event['why']} ({spent}, {event['seconds']:.1f} s)"
         style = "bold green" if event["accepted"] else "bold red"
     if hook and line:
@@ -1584,10 +1618,10 @@ class Tape:
 
     def recall(self, state: State) -> Reply | None:
         """Return the reply to the present request of a run, if it is on the tape."""
-        name = lasting_name(state.call)
+        name = name_for_tape(state.call)
         key = digest([state.messages, state.settings, name])
         state.attempt.key = key
-        number = state.replied.get(key, 0)
+        number = state.replies_by_request.get(key, 0)
         place = self.place_of(state.name, key, number)
         if place is None:
             self.read_on()  # another process may have asked it meanwhile
@@ -1682,7 +1716,7 @@ def digest(data: Any) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def lasting_name(call: Hook) -> str:
+def name_for_tape(call: Hook) -> str:
     """Return the name by which a tape knows a call again, or raise TypeError.
 
     A lambda, a closure, an object or its method may be another one tomorrow: these need
@@ -1720,8 +1754,7 @@ def check_hooks(state: State, driver: Hook) -> None:
             raise ValueError(f"two fix-ups are named {twice!r}: set one's __name__")
     check_callable(*hooks)
     for hook in hooks:
-        code: Any = getattr(hook, "__code__", None)
-        flags = code.co_flags if code else 0
+        flags = flags_of(hook)
         if flags & CO_ASYNC_GENERATOR:
             raise TypeError(
                 f"{name_of(hook)} is async and yields: a hook cannot be both"
@@ -1730,6 +1763,12 @@ def check_hooks(state: State, driver: Hook) -> None:
             raise TypeError(f"{name_of(hook)} is async: use arun")
     if driver is adrive:
         check_blocking(state.call)
+
+
+def flags_of(hook: Any) -> int:
+    """Return the flags of a function's code; 0 for what has none."""
+    code = getattr(hook, "__code__", None)
+    return code.co_flags if isinstance(code, CodeType) else 0
 
 
 def check_callable(*hooks: Any) -> None:
@@ -1741,7 +1780,7 @@ def check_callable(*hooks: Any) -> None:
 
 def check_blocking(function: Hook) -> None:
     """Raise HookError where a function would block the event loop, and says so."""
-    if of_call(function, "blocks"):
+    if call_attribute(function, "blocks") is True:
         cure = "use an async one, such as achat for chat"
         raise HookError(f"{name_of(function)} would block the event loop: {cure}")
 
@@ -1774,11 +1813,12 @@ class Account:
 
     def __init__(self, limits: Limits = Limits()):
         self.limits, self.spent = limits, Spent()
-        self.began, self.lock = time.monotonic(), threading.Lock()
+        self.began, self.lock = 0.0, threading.Lock()
 
     def limit_reached(self, wait: float, but: str = "") -> str:
         """Return which limit forbids a call after a wait of so many seconds, or ""."""
         spent = self.spent
+        self.began = self.began or time.monotonic()  # at the first of its runs
         spent.seconds = time.monotonic() - self.began
         for unit, limit in given_limits(self.limits):
             used: Any = getattr(spent, unit)
@@ -1807,8 +1847,10 @@ def start_run(state: State, tape: Any, name: str, watch: Any) -> None:
         return
     if tape is not None and not hasattr(tape, "recall"):
         raise TypeError(f"tape is {tape!r}: give Tape({tape!r})")
-    if watch is not None and not callable(watch):
-        raise TypeError(f"watch is a function of an event, not {watch!r}")
+    if watch is not None and (not callable(watch) or flags_of(watch) & CO_COROUTINE):
+        raise TypeError(
+            f"watch is a function of an event, and not async; not {watch!r}"
+        )
     state.tape, state.watch = tape, watch
     settings = recorded_settings(settings_of(state.call) | state.task_settings)
     call = name_of(state.call)
@@ -1837,13 +1879,14 @@ def within_limits(state: State, move: Move) -> Move:
 def start_attempt(state: State, move: Ask) -> Any:
     """Make this the present request, and count it; return what the tape has of it."""
     if move.call is not None and move.call != state.call:
-        state.call, state.changed = move.call, state.task_settings
-        state.replies, state.repeats = {}, 0
+        state.call, state.reply = move.call, Reply("")
+        state.changed = {k: it for k, it in state.task_settings.items() if k != "model"}
+        state.replies_by_content, state.repeats = {}, 0
         state.judged, state.faults_in_a_row = 0, 0
     state.changed = state.changed | move.settings
     state.settings = recorded_settings(settings_of(state.call) | state.changed)
     state.messages, state.fault = move.messages, None
-    state.sent_at = time.monotonic()
+    state.started_at = time.monotonic()
     call = name_of(state.call)
     state.attempt = Attempt(state.messages, state.settings, call, state.hook)
     state.attempts.append(state.attempt)
@@ -1856,13 +1899,13 @@ def start_attempt(state: State, move: Ask) -> Any:
 def record_outcome(state: State, outcome: Any) -> Sequence[str]:
     """Charge and record what came of a call; return the texts to inspect."""
     attempt = state.attempt
-    attempt.seconds = round(time.monotonic() - state.sent_at, 3)
+    attempt.seconds = round(time.monotonic() - state.started_at, 3)
     state.texts, state.inspected = (), set()
     if isinstance(outcome, str):
-        outcome = Reply(outcome)
+        outcome = Reply(str(outcome))
     if isinstance(outcome, CallError):
         record_fault(state, attempt, outcome)
-    elif isinstance(outcome, Reply) and type(outcome.text) is str:
+    elif isinstance(outcome, Reply) and isinstance(cast("Any", outcome.text), str):
         record_reply(state, attempt, outcome)
     else:
         raise HookError(f"call {attempt.call} returned {outcome!r}, not a Reply or str")
@@ -1881,7 +1924,9 @@ def record_fault(state: State, attempt: Attempt, fault: CallError) -> None:
 def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     """Charge a reply, record it, and notice whether it came before."""
     state.reply = attempt.reply = reply
-    state.replied[attempt.key] = state.replied.get(attempt.key, 0) + 1
+    state.replies_by_request[attempt.key] = (
+        state.replies_by_request.get(attempt.key, 0) + 1
+    )
     state.faults_in_a_row = 0
     used = usage_of(state, reply)
     charge(state, reused=int(attempt.reused), **used)
@@ -1893,9 +1938,11 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     # The id of a tool call is new each time; what counts is what it asks for.
     asks = [get_path(dict, it, "function") or it for it in reply.tool_calls]
     content = f"{reply.text}{asks}" if asks else reply.text
-    state.repeats = state.replies[content] = state.replies.get(content, 0) + 1
+    state.repeats = state.replies_by_content[content] = (
+        state.replies_by_content.get(content, 0) + 1
+    )
     state.text, state.texts = reply.text, (reply.text,)
-    if asks and state.judge is not anything:
+    if asks and state.judge is not accept_anything:
         # Text beside a tool call is no answer. Only a fix-up can go on from here.
         state.text, state.texts = "", ()
         names = ", ".join(get_path(str, it, "name") or "?" for it in asks)
@@ -1917,7 +1964,7 @@ def usage_of(state: State, reply: Reply) -> dict[str, Any]:
     if received is None:
         received = (len(reply.text) + len(reply.reasoning)) // 4
         estimated += received
-    price, cost = of_call(state.call, "price"), reply.cost
+    price, cost = call_attribute(state.call, "price"), reply.cost
     if cost is None and price:
         cost = (sent * price[0] + received * price[1]) / 1e6
     return {"tokens": sent + received, "estimated": estimated, "cost": cost}
@@ -1930,6 +1977,9 @@ def text_of(message: Any) -> str:
         return content
     parts: list[Any] = get_path(list, message, "content") or []
     return "".join(get_path(str, part, "text") or "" for part in parts)
+
+
+BROKEN = ("ConnectionError", "TimeoutError", "TransportError")  # the last is httpx's
 
 
 def fault_of(error: Exception, also: Any = ()) -> CallError | None:
@@ -1945,11 +1995,11 @@ def fault_of(error: Exception, also: Any = ()) -> CallError | None:
     if not isinstance(status, int) or not 100 <= status < 600:
         status = None
         chain = list(causes(error))
-        if not any(isinstance(it, also) or is_broken_connection(it) for it in chain):
+        if not any(isinstance(it, also) or is_of_kind(it, *BROKEN) for it in chain):
             return None
     code = getattr(error, "code", None)
     wait = wait_in(getattr(response, "headers", None) or {})
-    return CallError(described(error), status, code if type(code) is str else "", wait)
+    return CallError(describe(error), status, code if type(code) is str else "", wait)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -1960,10 +2010,10 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
             error = error.__cause__
 
 
-def is_broken_connection(error: BaseException) -> bool:
-    """Return whether an error is of a connection; by name, as httpx is not imported."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"ConnectionError", "TimeoutError", "TransportError"})
+def is_of_kind(error: BaseException, *names: str) -> bool:
+    """Return whether an error is of one of these classes; by name, as httpx is imported
+    where it is used alone, and a client of yours may be of its fork."""
+    return not {kind.__name__ for kind in type(error).__mro__}.isdisjoint(names)
 
 
 def wait_in(headers: Any) -> float | None:
@@ -1999,6 +2049,8 @@ def ask_hook(state: State, hook: Hook, about: Any) -> Steps:
             answer = yield from answer_questions(state, hook, answer)
         return answer
     except Exception as error:
+        if type(error) is StopIteration:  # a generator cannot let it through
+            raise LookupError("next() found nothing") from error
         fault = fault_of(error)
         if fault is None or fault is error:
             raise
@@ -2022,12 +2074,12 @@ def answer_questions(state: State, hook: Hook, asking: Any) -> Steps:
                     raise CallError(limit.why)
                 answer = answer_question(inner, question)
             else:
-                answer = await_for(hook, question)
+                answer = yield_awaitable(hook, question)
             try:
                 value = yield from answer
             except Exception as error:  # noqa: BLE001
                 if isinstance(question, Ask) and not isinstance(error, CallError):
-                    state.call_bug = error
+                    state.question_error = error
                 resume = partial(asking.throw, error)
             else:
                 resume = partial(asking.send, value)
@@ -2040,14 +2092,17 @@ def state_of_question(state: State, hook: Hook, ask: Ask) -> State:
     and attempts of the hook's run, and tries of its own."""
     question = State(
         task=ask.messages,
-        judge=ask.judge if isinstance(ask, Question) else anything,
+        judge=ask.judge if isinstance(ask, Question) else accept_anything,
         call=ask.call or state.call,
         fixes=ask.fixes if isinstance(ask, Question) else (),
         faults=state.faults,
         accounts=(Account(Limits(state.accounts[0].limits.tries)), *state.accounts),
     )
     question.task_settings = question.changed = ask.settings
-    question.attempts, question.replied = state.attempts, state.replied
+    question.attempts, question.replies_by_request = (
+        state.attempts,
+        state.replies_by_request,
+    )
     question.hook = name_of(hook)
     question.name, question.tape, question.watch = state.name, state.tape, state.watch
     return question
@@ -2061,7 +2116,7 @@ def answer_question(question: State, ask: Ask) -> Steps:
     return result.value if isinstance(ask, Question) else question.reply
 
 
-def await_for(hook: Hook, awaitable: Any) -> Steps:
+def yield_awaitable(hook: Hook, awaitable: Any) -> Steps:
     """Return what comes of an awaitable that a hook yields: the driver awaits it."""
     if not hasattr(awaitable, "__await__"):
         cure = "a hook yields an Ask or a Question"
@@ -2074,7 +2129,7 @@ def await_for(hook: Hook, awaitable: Any) -> Steps:
     return (yield partial(hand_over))
 
 
-def anything(text: str) -> Accept:
+def accept_anything(text: str) -> Accept:
     """Judge: every reply will do, one that asks for tools included."""
     return Accept(text)
 
@@ -2096,8 +2151,12 @@ def accepted_value(judge: Hook, given: Any, value: Any) -> Any:
     if value is None or is_bool:
         cure = "return a value or raise, or use check(predicate, complaint) or Accept"
         raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
-    if kind in ("Accept", "Ask", "Question", "Use", "Stop", "async_generator"):
-        cure = f"yield it; or is {type(value).__module__} another copy of loop.py?"
+    if isinstance(value, (Ask, Use, Stop)) or hasattr(value, "__anext__"):
+        cure = "a judge returns a value, and yields a question"
+        raise HookError(f"judge {name_of(judge)} returned {value!r}: {cure}")
+    module: Any = sys.modules.get(type(value).__module__)
+    if kind == "Accept" and hasattr(module, "run_steps"):
+        cure = f"use one copy: it is of {module.__name__}, the run is of {__name__}"
         raise HookError(f"judge {name_of(judge)} returned {value!r}: {cure}")
     return value
 
@@ -2121,9 +2180,11 @@ def record_rejection(state: State, text: str, error: Exception) -> None:
     """Note the judge's complaint about a text, and keep the best value so far."""
     state.text, complaint = text, complaint_of(error)
     value, score = getattr(error, "value", None), getattr(error, "score", None)
-    rank = (value is not None, -math.inf if score is None else score)
+    score = -math.inf if score is None else score
+    rank = (value is not None, getattr(error, "passed", 0), score)
     if not rank < state.best_rank:
-        state.best, state.best_rank = text if value is None else value, rank
+        state.best = state.reply.text or text if value is None else value
+        state.best_rank = rank
         state.best_complaint = complaint
     record_complaint(state, complaint)
 
@@ -2146,7 +2207,7 @@ def complaint_of(error: Exception) -> str:
             parts.append(f"{path}: {part['msg']}" if path else part["msg"])
         complaint = "; ".join(parts)
     else:
-        complaint = described(error)
+        complaint = describe(error)
     if len(complaint) <= 300:
         return complaint
     return f"{complaint[:200]} ... {complaint[-90:]}"
@@ -2176,8 +2237,6 @@ def record_decision(state: State, fix: Hook, move: Move) -> None:
     """Note which special case made this move, and record it."""
     name = name_of(fix)
     state.attempt.fixes.append(name)
-    if state.tape is None and state.watch is None:
-        return
     facts: dict[str, Any] = {"settings": {}, "wait": 0.0, "why": state.why}
     if isinstance(move, Ask):
         facts |= {"settings": recorded_settings(move.settings), "wait": move.wait}
@@ -2195,8 +2254,8 @@ def accepted(state: State) -> Result[Any]:
 def gave_up(state: State, why: str) -> Result[Any]:
     """End a run in which no reply was accepted."""
     state.value = None
-    at_last = f"{why}; at last: {state.why}" if state.why not in why else why
-    return end_run(state, at_last, False)
+    reason = why if why.endswith(state.why) else f"{why}; at last: {state.why}"
+    return end_run(state, reason, False)
 
 
 def end_run(state: State, why: str, is_accepted: bool) -> Result[Any]:
@@ -2240,11 +2299,11 @@ def settings_of(call: Hook) -> dict[str, Any]:
     """Return the settings of a call: its own, and the keywords of a partial."""
     if isinstance(call, partial):
         return settings_of(call.func) | call.keywords
-    settings: dict[str, Any] | None = getattr(call, "settings", None)
-    return settings or {}
+    settings: dict[str, Any] = getattr(call, "settings", None) or {}
+    return settings if type(settings) is dict else {}
 
 
-def of_call(call: Hook, name: str) -> Any:
+def call_attribute(call: Hook, name: str) -> Any:
     """Return an attribute of a call, or of the call in a partial; None for none."""
     return getattr(call, name, None) or getattr(partial(call).func, name, None)
 
@@ -2277,12 +2336,13 @@ def without_secrets(value: Any) -> Any:
 
 def name_of(hook: Any) -> str:
     """Return the name of a hook, or of its function or class, as reports have it."""
-    name: str = getattr(hook, "__name__", "")
-    named: Any = getattr(hook, "func", None) or hook.__class__
-    return name or name_of(named)
+    if isinstance(hook, partial):
+        return name_of(hook.func)
+    name: Any = getattr(hook, "__name__", None)
+    return name if isinstance(name, str) else type(hook).__name__
 
 
-def described(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Return an error as its kind and the first line of its message."""
     line = str(error).strip().partition("\n")[0][:400]  # it may be a page of HTML
     return f"{type(error).__name__}: {line}".removesuffix(": ")

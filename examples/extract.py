@@ -154,7 +154,7 @@ def main() -> int:
     try:
         call = model(temperature=0.7, max_tokens=64, seed=options.seed)
         watch = None if options.q else show_sentence
-        results = each(
+        results: Any = each(
             task, sentences, call=call, tape=options.tape, workers=1, watch=watch
         )
     except (ValueError, OSError) as error:  # of OPENAI_BASE_URL, a key or the tape

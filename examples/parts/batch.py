@@ -142,8 +142,8 @@ class Results(Iterator[Result[T]]):
     def __next__(self) -> Result[T]:
         try:
             return self.batch.next_result()
-        except BaseException as error:
-            self.batch.stop(interrupted=isinstance(error, KeyboardInterrupt))
+        except BaseException:
+            self.batch.stop()
             raise
 
     @property
@@ -163,7 +163,7 @@ class Batch(Generic[T]):
         self.give_up_after = math.inf
         self.account = JointAccount(limits=limits)
         self.names: Counter[str] = Counter()
-        self.context, self.view = copy_context(), View(self)
+        self.context, self.view = copy_context(), cast("View | None", None)
         self.began = self.ended_at = 0.0
         self.reading, self.changed = threading.Lock(), threading.Condition()
         # Guarded by `changed`:
@@ -180,7 +180,8 @@ class Batch(Generic[T]):
             self.start()
         is_known = False
         while not is_known:  # in pieces, as Windows needs it for Ctrl-C
-            self.view.show()
+            if self.view:
+                self.view.show()
             with self.changed:
                 is_known = self.changed.wait_for(self.next_is_known, 0.25)
         with self.changed:
@@ -205,7 +206,8 @@ class Batch(Generic[T]):
     def start(self) -> None:
         """Start the threads: daemons, so that Ctrl-C need not wait for them."""
         self.began = time.monotonic()
-        self.view.open()
+        if self.options["watch"] is None:
+            self.view = View(self)
         for _ in range(self.workers):
             work = partial(self.context.copy().run, self.work)
             threading.Thread(target=work, daemon=True).start()
@@ -288,13 +290,16 @@ class Batch(Generic[T]):
             self.ended, self.error = True, self.error or error
             self.changed.notify_all()
 
-    def stop(self, interrupted: bool = False) -> None:
+    def stop(self) -> None:
         """End the batch, have no further call made, and say how it went."""
+        at_end = self.ended and self.taken == self.started and not self.error
+        is_whole = at_end or self.taken == self.total
         self.end()
         if self.began and not self.ended_at:
             self.ended_at = time.monotonic()
             path = getattr(self.options["tape"], "path", "")
-            self.view.close(path if interrupted else "")
+            if self.view:
+                self.view.close("" if is_whole else path)
         self.account.closed = STOPPED
 
     def seconds(self) -> float:
@@ -327,16 +332,10 @@ class View:
     """Shows on stderr how a batch goes: a bar on a terminal, else a line every 10 s."""
 
     def __init__(self, batch: Batch[Any]):
-        self.batch = batch
-        self.bar: Any = None
-        self.shown_at = math.inf
-
-    def open(self) -> None:
-        """Begin to show it, unless there is a watcher."""
-        if self.batch.options["watch"] is None:
-            self.shown_at = time.monotonic()
-            if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-                self.bar = start_bar(self.batch.total, self.line())
+        self.batch, self.bar = batch, cast("Any", None)
+        self.shown_at = time.monotonic()
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            self.bar = start_bar(batch.total, self.line())
 
     def show(self) -> None:
         """Show it, if it is time to."""
@@ -350,7 +349,7 @@ class View:
             print(self.line(), file=sys.stderr, flush=True)
 
     def close(self, path: str) -> None:
-        """Show how it went and, where there is a path, how to go on."""
+        """Show how it went and, where there is the path of a tape, how to go on."""
         if self.bar:
             self.bar.stop()
         line = self.line()
@@ -358,8 +357,7 @@ class View:
             line += f"; {reached}, with what was in flight"
         if path:
             line += f"; to go on, run it again: {path} has what was paid for"
-        if self.shown_at < math.inf:
-            print(line, file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
     def line(self) -> str:
         """Return how many results there are, what they cost, and how long it took."""

@@ -298,7 +298,7 @@ def resample_after_worse(state: State) -> Ask | None:
         worse = 0
     elif state.judged != judged:
         worse += 1
-    has_scores = state.best_rank[1] > -math.inf
+    has_scores = state.best_rank[2] > -math.inf
     move = ask_again(state) if worse > 1 and has_scores else None
     if move:
         worse = 0
