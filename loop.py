@@ -1137,14 +1137,11 @@ def scan_json(text: str) -> Scan:
     ends within one. No part of a piece that is cut off or broken is taken: [{"a": 1},
     {"a": 2  must not pass for {"a": 1} (N.E.K.O.#3134). Nor is a whole piece before it
     that it contradicts."""
+    text = text.strip()
     whole: list[str] = []
-    at, start_of_text, end_of_text = (
-        0,
-        len(text) - len(text.lstrip()),
-        len(text.rstrip()),
-    )
-    # With too many that close, nobody knows where a broken piece ends.
-    balanced = all(text.count(a) >= text.count(b) for a, b in ("{}", "[]"))
+    at = 0
+    # With more brackets that close, nobody knows where a broken piece ends.
+    extra_closers = any(text.count(a) < text.count(b) for a, b in ("{}", "[]"))
     for _ in range(MOST_BRACKETS):
         bracket = BRACKET.search(text, at)
         if not bracket:
@@ -1153,19 +1150,21 @@ def scan_json(text: str) -> Scan:
         reader = JsonReader(text, start)
         ending = reader.read()
         piece = "".join(reader.written)
-        if ending == "whole":
-            at = reader.at
-            alone = start == start_of_text and at == end_of_text
-            if alone or (reader.has_content and not has_neighbours(text, start, at)):
+        cut_early = start == 0 or ONLY_BRACKETS.match(text, start)
+        if not reader.has_content and not (ending == "cut" and cut_early):
+            if ending == "whole" and start == 0 and reader.at == len(text):
                 whole.append(piece)
+            at = max(reader.at, start + 1)  # brackets in prose
             continue
-        at_an_end = start == start_of_text or ONLY_BRACKETS.match(text, start)
-        cut_early = ending == "cut" and at_an_end
-        if not (reader.has_content or cut_early):  # brackets in prose
-            at = max(reader.at, start + 1)
+        if ending == "whole" and not has_neighbours(text, start, reader.at):
+            whole.append(piece)
+            at = reader.at
             continue
         whole = [other for other in whole if not contradicts(piece, other)]
-        end = end_of_brackets(text, reader) if ending == "broken" and balanced else None
+        end: int | None = reader.at
+        if ending != "whole":
+            lost = ending == "cut" or extra_closers
+            end = None if lost else end_of_brackets(text, reader)
         if end is None:  # what follows is a part of it
             return Scan(tuple(whole), open=True)
         at = end
