@@ -36,9 +36,9 @@ How a run goes:
     defaults wait and ask again, or stop where that cannot help (a wrong API key).
   - The reply asks for tools (state.reply.tool_calls): no judge sees it. A fix-up of
     yours continues from it, or the run stops.
-  - A fix-up returns Stop, or none applies (the defaults give up when one reply came
-    three times), or a limit is reached (8 replies judged, 8 calls failed, 32 calls in
-    all, 600 seconds): the run ends, not accepted. result.best is the best so far.
+  - A fix-up returns Stop, none applies (the defaults give up when one reply came three
+    times), or a limit is reached (8 replies judged, 8 calls failed, 32 calls in all or
+    600 seconds): the run ends, not accepted. result.best is the best so far.
   - A hook or the call has a bug: `run` raises it, with .attempts.
 
 A special case of your own goes first: fixes=[yours, *FIXES], or for failed calls
@@ -51,8 +51,7 @@ changes what the run asks. In async code `await arun(...)` with `achat` does wha
     4. Judges                   5. Fix-ups                  6. Calls
     7. Watching                 8. The tape                 9. The books
 
-To use or extend it, read sections 1 to 3. Each of 4 to 8 can be deleted: see README.
-"""
+To use or extend it, read sections 1 to 3. Each of 4 to 8 can be deleted: see README."""
 
 from __future__ import annotations
 
@@ -1694,9 +1693,11 @@ def event_in(line: bytes) -> dict[str, Any] | None:
 def check_tape(path: str) -> None:
     """Raise ValueError where a file is no tape of this version."""
     with open(path, "rb") as file:
-        start = file.read(100).lstrip(b"\n")
-    if start[: len(TAPE_HEAD)] == TAPE_HEAD[: len(start)]:
+        lines = [line for line in file.read(100).split(b"\n") if line]
+    # A kill may have torn a line in its very head.
+    if all(line[: len(TAPE_HEAD)] == TAPE_HEAD[: len(line)] for line in lines):
         return
+    start = lines[0]
     if start.startswith(b'{"v": '):
         version = start[6:].partition(b",")[0].decode(errors="replace")
         why = f"a tape of version {version}, and loop.py {__version__} writes version 2"

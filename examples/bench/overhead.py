@@ -116,7 +116,7 @@ def time_calls(url: str, rounds: int) -> dict[str, float]:
 
     bare = timeit.Timer(call_bare, timer=time.process_time)
     ours = timeit.Timer(call_in_run, timer=time.process_time)
-    times = [(ours.timeit(50), bare.timeit(50)) for _ in range(rounds)]
+    times = [(ours.timeit(10), bare.timeit(10)) for _ in range(rounds)]
     client.close()
     return {"calls_ratio": min(it[0] for it in times) / min(it[1] for it in times)}
 
@@ -156,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = time_runs(5 if options.quick else 200)
     with endpoint(0) as url:
-        figures |= time_calls(url, 3 if options.quick else 60)
+        figures |= time_calls(url, 10 if options.quick else 300)
         figures |= time_starts(url, 2 if options.quick else 20)
     figures = {name: round(figures[name], 2) for name in TARGETS}
     if options.json:
