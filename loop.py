@@ -24,28 +24,28 @@
 
 How a run goes:
 
-  - The judge returns a value: the run ends, accepted. None and bools do not count as
-    values: return Accept(None) where you mean it.
-  - The judge raises: the reply is rejected, also by a KeyError. But BUGS (NameError,
-    ...) mean that the judge is wrong, and `run` raises them; and a time-out or a broken
-    connection in a judge ends the run. The fix-ups in FIXES are tried in order; the
-    first that returns a move decides. The defaults repair the reply, which is free, or
-    ask again: the second request is the task alone, the third has the complaint, too,
-    and so on in turn. The rejected reply is not shown: models repeat it.
+  - The judge returns a value: the run ends, accepted. (None rejects the reply; a bool
+    is an error, unless in Accept(True).)
+  - The judge raises: the reply is rejected, even by a KeyError. Only BUGS (NameError
+    ...) are raised by `run`, and a time-out or a broken connection in the judge ends
+    the run. The fix-ups in FIXES are tried in order; the first that returns a move
+    decides. The defaults repair the reply, which is free, or ask again: request 2 is
+    the task again, 3 the task and the complaint, 4 the task, and so on. The model is
+    not sent its rejected reply, since it would repeat it.
   - The call fails (a 429, a broken connection): the fix-ups in FAULTS are tried. The
     defaults wait and ask again, or stop where that cannot help (a wrong API key).
   - The reply asks for tools (state.reply.tool_calls): no judge sees it. A fix-up of
-    yours continues from it, or the run stops.
-  - A fix-up returns Stop, none applies (the defaults give up when one reply came three
-    times), or a limit is reached (8 replies judged, 8 calls failed, 32 calls in all or
-    600 seconds): the run ends, not accepted. result.best is the best so far.
-  - A hook or the call has a bug: `run` raises it, with .attempts.
+    yours goes on from it, with an Ask that has their results, or the run stops.
+  - A fix-up returns Stop, none applies (by default, once one reply came three times),
+    or a limit is reached (8 replies judged, 8 calls failed, 32 calls with those of
+    hooks, 600 s): the run ends, not accepted. result.best is the best so far.
+  - The call has a bug, a fix-up raises, or the judge raises BUGS: `run` raises it.
 
 A special case of your own goes first: fixes=[yours, *FIXES], or for failed calls
 faults=[yours, *FAULTS]. A hook that needs a model is a generator: `reply = yield
-Ask(...)` gets a Reply, `value = yield Question(...)` what a judge accepted; neither
-changes what the run asks. In async code `await arun(...)` with `achat` does what
-`run(...)` does with `chat`, and call, judge and fix-ups may be async.
+Ask(...)` gets a Reply, `value = yield Question(...)` what a judge accepted. In async
+code `await arun(...)` with `achat` takes the place of `run(...)` with `chat`; call,
+judge and fix-ups may be async or not.
 
     1. The loop                 2. Words                    3. Running it
     4. Judges                   5. Fix-ups                  6. Calls
@@ -81,8 +81,9 @@ def steps(state: State, move: Move) -> Steps:
     """Call, inspect, decide, until a reply is accepted or nothing is left to try.
 
     The first move is the task. `yield from` runs call_model, inspect_reply or
-    decide_next to its end and takes what it returns. What these yield on the way is a
-    function to call: the driver, in section 3, calls it and, in async code, awaits it.
+    decide_next to its end and takes what it returns. Each thing that they yield on the
+    way is a function to call: a driver of section 3 calls it, and sends its result back
+    in. In async code the driver awaits it, too; nothing else differs.
     """
     while True:
         move = within_limits(state, move)  # an Ask that a limit forbids becomes a Stop
@@ -115,8 +116,8 @@ def call_model(state: State, move: Ask | Use) -> Steps:
             outcome = fault_of(error, also=OSError)  # a 429, a broken connection ...
             if outcome is None:
                 raise  # a bug in the call
-    # It is counted, and written to the tape, before anyone looks at it.
-    return record_outcome(state, outcome)
+    record_outcome(state, outcome)  # on the account and the tape, before a hook sees it
+    return state.texts
 
 
 def inspect_reply(state: State, text: str) -> Steps:
@@ -128,7 +129,7 @@ def inspect_reply(state: State, text: str) -> Steps:
         value = yield from ask_hook(state, state.judge, text)
         state.value = accepted_value(state.judge, text, value)  # None is rejected here
     except CallError:
-        raise  # a question of the judge got no answer: the run ends
+        raise  # a service of the judge failed (ask_hook made it a CallError): END
     except (HookError, *BUGS):
         raise  # the judge is wrong, not the reply
     except Exception as error:
@@ -145,7 +146,7 @@ def decide_next(state: State) -> Steps:
     fixes = state.faults if state.fault else state.fixes
     for fix in fixes:
         move = yield from ask_hook(state, fix, state)
-        if is_new_move(state, fix, move):  # not None, and no repair a second time
+        if is_new_move(state, fix, move):  # neither None nor a repair tried before
             record_decision(state, fix, move)
             return move
     if state.stuck:
@@ -180,11 +181,11 @@ Steps = Generator["partial[Any]", Any, Any]
 FIXES: list[Hook] = []  # for a rejected reply
 FAULTS: list[Hook] = []  # for a failed call
 
-# These mean that the judge is wrong, and `run` raises them. (OSError, as a model cannot
-# mend a missing file.) Whatever else a judge raises rejects the reply: mostly, it is
-# about what the model wrote. What a fix-up raises is always a bug. But in both of them
-# a CallError, a time-out, a broken connection or an error with an HTTP status says that
-# a service which the hook needs failed: it ends the run.
+# What a judge raises rejects the reply, as it is mostly about what the model wrote; but
+# these mean that the judge is wrong, and `run` raises them. (OSError: a missing file,
+# say, which no model can mend.) What a fix-up raises, `run` raises. In both of them a
+# CallError, a time-out, a broken connection or an error with an HTTP status is none of
+# this: a service that the hook needs failed, and the run ends.
 BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
 
 
@@ -1207,6 +1208,7 @@ def skip_space(text: str, at: int) -> int:
 # 6. Calls -----------------------------------------------------------------------------
 
 BODY_LIMIT = 32 * 2**20  # bytes; no reply is this long
+HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 FINISH = {"stop": "stop", "length": "length", "content_filter": "refusal"}
 
 
@@ -1215,8 +1217,9 @@ class chat:
 
     What is not given comes from OPENAI_MODEL, OPENAI_BASE_URL and OPENAI_API_KEY.
     price: (input, output) in dollars per million tokens. timeout: seconds of silence;
-    once a reply has begun, also for all of it. headers: to add. client: an httpx client
-    of your own. Any other keyword is a setting of every request: temperature=0.7 ...
+    once a reply has begun, also for all of it. headers: to add; httpx logs the URL, so a
+    key belongs here, not there. client: an httpx client of your own. Any other keyword
+    is a setting of every request: temperature=0.7 ...
     """
 
     blocks = True  # an event loop: `arun` refuses it
@@ -1242,11 +1245,8 @@ class chat:
             cure = "give base_url or set OPENAI_BASE_URL, as in http://host/v1"
             raise ValueError(f"no endpoint in {url!r}: {cure}; or OPENAI_API_KEY alone")
         secret = ({"Authorization": f"Bearer {key}"} if key else {}) | (headers or {})
-        self.headers = {
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-            **secret,
-        }
+        # Our own clients have HEADERS already; to add them here takes time.
+        self.headers = (HEADERS if client else {}) | secret
         if not all(it.isascii() and it.isprintable() for it in self.headers.values()):
             raise ValueError("a key or header has characters that HTTP does not allow")
         base, mark, query = url.partition("?")  # Azure has its version there
@@ -1473,6 +1473,7 @@ def new_client(kind: str) -> Any:
         mounts=dict.fromkeys(local),
         limits=import_httpx().Limits(max_connections=None),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        headers=HEADERS,
         verify=trusted_certificates(),
     )
 
@@ -1539,7 +1540,7 @@ def console() -> Any:
     """Return rich's console on stderr: it knows NO_COLOR, dumb terminals and pipes."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True)
 
 
 BLANK = "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\U000e0100-\U000e01ef]"
@@ -1576,6 +1577,7 @@ def visible(text: str) -> str:
 # - Under `arun` a write holds up the event loop for as long as the disk takes.
 
 TAPE_HEAD = b'{"v": 2, '
+ENCODER = json.JSONEncoder(default=repr, skipkeys=True)  # to make one takes time
 
 
 class Tape:
@@ -1651,21 +1653,25 @@ class Tape:
         """Append an event. A reply is on the disk when this returns."""
         facts = {"v": 2, **event, "at": round(time.time(), 3)}
         try:
-            text = json.dumps(facts, default=repr, skipkeys=True)
+            text = ENCODER.encode(facts)
         except Exception:  # noqa: BLE001
             # A value contains itself, is nested too deep, or has a repr that raises.
-            text = json.dumps(facts | {"value": "not JSON"}, default=repr)
-        # A line break before it ends a record that a kill tore. One write, as others
-        # append to the file as well. Blank lines are passed over.
+            text = ENCODER.encode(facts | {"value": "not JSON"})
+        # The line break at its start closes a record that a kill cut short. It is one
+        # write, as others append to the file as well. Blank lines are passed over.
         line = f"\n{text}\n".encode()
-        written = os.write(self.file, line)
-        if written < len(line):  # a full disk does not raise
-            from errno import ENOSPC
+        try:
+            written = os.write(self.file, line)
+            if written < len(line):  # a disk that gets full does not raise
+                from errno import ENOSPC
 
-            why = f"{written} of {len(line)} bytes were written of {text[:200]}"
-            raise OSError(ENOSPC, why, self.path)
-        if event["event"] == "reply":
-            getattr(os, "fdatasync", os.fsync)(self.file)
+                why = f"{written} of {len(line)} bytes were written of {text[:200]}"
+                raise OSError(ENOSPC, why)
+            if event["event"] == "reply":
+                getattr(os, "fdatasync", os.fsync)(self.file)
+        except OSError as error:
+            error.filename = self.path
+            raise
 
 
 def whole_lines(path: str, place: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -1896,8 +1902,8 @@ def start_attempt(state: State, move: Ask) -> Any:
     return reply
 
 
-def record_outcome(state: State, outcome: Any) -> Sequence[str]:
-    """Charge and record what came of a call; return the texts to inspect."""
+def record_outcome(state: State, outcome: Any) -> None:
+    """Charge and record what came of a call; set the texts to inspect."""
     attempt = state.attempt
     attempt.seconds = round(time.monotonic() - state.started_at, 3)
     state.texts, state.inspected = (), set()
@@ -1909,7 +1915,6 @@ def record_outcome(state: State, outcome: Any) -> Sequence[str]:
         record_reply(state, attempt, outcome)
     else:
         raise HookError(f"call {attempt.call} returned {outcome!r}, not a Reply or str")
-    return state.texts
 
 
 def record_fault(state: State, attempt: Attempt, fault: CallError) -> None:

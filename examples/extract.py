@@ -94,10 +94,11 @@ def correct(sentence: str, value: Any) -> bool:
 
 
 def show_sentence(event: dict[str, Any]) -> None:
-    """Watcher: show the sentence, then what happens to it."""
+    """Watcher: show the sentence instead of the whole task, and what happens to it."""
     if event["event"] == "start":
         print(f"\n{event['task'][0]['content'].rpartition(': ')[2]}", file=sys.stderr)
-    show(event)
+    else:
+        show(event)
 
 
 def count(figures: dict[str, Any], sentence: str, result: Result[Any]) -> None:

@@ -5,7 +5,7 @@
 # ///
 """Situation: you want to know what the loop costs with many calls under way at once.
 
-    uv run examples/bench/concurrency.py          two minutes
+    uv run examples/bench/concurrency.py          a minute or two
     uv run examples/bench/concurrency.py --json   one JSON object on stdout
     uv run examples/bench/concurrency.py -n 200   fewer calls, at most as many at once
 
