@@ -1217,9 +1217,9 @@ class chat:
 
     What is not given comes from OPENAI_MODEL, OPENAI_BASE_URL and OPENAI_API_KEY.
     price: (input, output) in dollars per million tokens. timeout: seconds of silence;
-    once a reply has begun, also for all of it. headers: to add; httpx logs the URL, so a
-    key belongs here, not there. client: an httpx client of your own. Any other keyword
-    is a setting of every request: temperature=0.7 ...
+    once a reply has begun, also for all of it. headers: to add; a key belongs here, as
+    httpx logs the URL. client: an httpx client of your own. Any other keyword is a
+    setting of every request: temperature=0.7 ...
     """
 
     blocks = True  # an event loop: `arun` refuses it

@@ -52,7 +52,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from itertools import chain, combinations
+from itertools import chain, combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -249,7 +249,7 @@ def by_hand(waits, kinds=None):
                     continue
                 try:
                     value = step()
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:
                     step = flow.throw(error)
                 else:
                     step = flow.send(value)
@@ -440,7 +440,7 @@ def test_reply_that_asks_for_tools_is_no_answer_and_ends_the_run(go, text):
     call = loop.scripted(tool_reply(text), "never")
     result = go("?", judged.append, call=call)
     assert not result and judged == [] and len(call.asked) == 1
-    why = "the model asks for tools: book, and no fix-up runs them: give a fix-up that"
+    why = "no fix-up runs tools: give one that runs them, or uses their arguments"
     assert result.why.startswith(why)
 
 
@@ -647,7 +647,7 @@ def test_what_a_hook_raises_or_returns(go, place, make, outcome):
     fixes = [odd, resample] if place == "fix-up" else [resample]
     try:
         result = go("?", judge, call=call, fixes=fixes, faults=[resample])
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         assert error is made[0] if outcome == "raised" else outcome == "HookError"
         assert isinstance(error, loop.HookError) == (outcome == "HookError")
         (attempt,) = error.attempts  # what was paid for is not lost
@@ -742,7 +742,7 @@ def test_result_is_true_where_accepted_short_when_printed_and_unwraps():
     assert good and not bad and good.unwrap() is good.value
     assert repr(bad) == "Result(why='stuck', calls=2, tokens=11)"
     assert repr(good).startswith('Result(value={"a": [1, 1, ') and len(repr(good)) < 150
-    with pytest.raises(loop.GaveUp, match="why='stuck', 2 calls") as caught:
+    with pytest.raises(loop.GaveUp, match="why='stuck', calls=2") as caught:
         bad.unwrap()
     assert caught.value.args[0] is bad
 
@@ -2228,7 +2228,7 @@ def by_name(names, rows):
 
 
 def fuzzed(examples):
-    """Settings of a property: with --long new examples each time, else always the same."""
+    """Settings of a property: new examples each time with --long, else the same."""
     return settings(
         max_examples=examples,
         derandomize=not LONG,
@@ -2521,7 +2521,7 @@ class FalsyResponse(SimpleNamespace):
         return False
 
 
-def answer_with(status, wait=None, kind=SimpleNamespace):
+def answered(status, wait=None, kind=SimpleNamespace):
     headers = {} if wait is None else {"retry-after": wait}
     return {"response": kind(status_code=status, headers=headers)}
 
@@ -2532,24 +2532,25 @@ CONNECT_ERROR = looks_like("ConnectError", type("TransportError", (Exception,), 
 
 @by_name("error, facts", {
     "openai RateLimitError": (
-        looks_like("RateLimitError", status_code=429, code="quota", **answer_with(429, "7")),
+        looks_like("RateLimitError", code="quota", status_code=429,
+                   **answered(429, "7")),
         (429, "quota", 7)),
     "openai APIConnectionError: no status, a cause": (
         looks_like("APIConnectionError", cause=CONNECT_ERROR), NO_FACTS),
     "anthropic OverloadedError": (
-        looks_like("OverloadedError", status_code=529, **answer_with(529, "1.5")),
+        looks_like("OverloadedError", status_code=529, **answered(529, "1.5")),
         (529, "", 1.5)),
     "litellm Timeout": (
         looks_like("Timeout", status_code=408, response=None, code=None),
         (408, "", None)),
     "requests HTTPError, its response is falsy": (
-        looks_like("HTTPError", OSError, **answer_with(503, "2", FalsyResponse)),
+        looks_like("HTTPError", OSError, **answered(503, "2", FalsyResponse)),
         (503, "", 2)),
     "requests ConnectionError": (looks_like("ConnectionError", OSError), NO_FACTS),
     "google-genai APIError, its code a number": (
-        looks_like("APIError", code=429, **answer_with(429)), (429, "", None)),
+        looks_like("APIError", code=429, **answered(429)), (429, "", None)),
     "a wait that is a number": (
-        looks_like("APIError", status_code=429, **answer_with(429, 3)), (429, "", 3)),
+        looks_like("APIError", status_code=429, **answered(429, 3)), (429, "", 3)),
     "TimeoutError": (TimeoutError("slow"), NO_FACTS),
     "BrokenPipeError": (BrokenPipeError("gone"), NO_FACTS),
     "CallError": (loop.CallError("busy", 429, "c", 4.5), (429, "c", 4.5)),
@@ -3300,12 +3301,13 @@ def test_voters_of_one_prompt_are_told_apart_by_their_settings(tape):
     "model": ({"model": "n"}, 1),
     "a setting": ({"temperature": 0.5}, 1),
     "a setting of None": ({"top_p": None}, 0),
+    "a schema": ({"schema": {"token": {"type": "number"}}}, 1),
     "key": ({"api_key": "k2"}, 0),
 })  # fmt: skip
 def test_only_what_is_changed_is_asked_anew(go, tape, change, paid):
     def paid_calls(ask="n?", name="a", **settings):
         call = counted(lambda prompt: "12")
-        call.settings.update(settings)
+        call.settings |= {"schema": {"token": {"type": "string"}}} | settings
         go(ask, int, call=call, tape=loop.Tape(tape), name=name)
         return len(call.asked)
 
@@ -3455,22 +3457,25 @@ IN_ITSELF = []
 IN_ITSELF.append(IN_ITSELF)
 
 
-@by_name("value", {
-    "a list in itself": IN_ITSELF,
-    "an object whose repr raises": WithoutRepr(),
-    "sets, bytes and odd keys": {1: {2, 3}, (4,): b"x"},
-    "NaN": [math.nan, math.inf],
-    "900 lists in each other": json.loads("[" * 900 + "]" * 900),
+LISTS = json.loads("[" * 900 + "]" * 900)
+
+
+@by_name("value, on_tape", {
+    "a list in itself": (IN_ITSELF, "not JSON"),
+    "an object whose repr raises": (WithoutRepr(), "not JSON"),
+    "sets, bytes, odd keys": ({1: {2}, (4,): 5, "b": b"x"}, {"1": "{2}", "b": "b'x'"}),
+    "infinity": ([math.inf], [math.inf]),
+    "900 lists in each other": (LISTS, LISTS),
 })  # fmt: skip
-def test_value_that_json_cannot_hold_does_not_end_a_run(go, tape, value):
+def test_value_that_json_cannot_hold_does_not_end_a_run(go, tape, value, on_tape):
     call = loop.scripted("x")
     result = go("n?", lambda text: value, call=call, tape=loop.Tape(tape))
-    assert result.value is value and len(recorded(tape, "end")) == 1
+    assert result.value is value and recorded(tape, "end")[0]["value"] == on_tape
     assert go("n?", str, call=loop.scripted(), tape=loop.Tape(tape)).value == "x"
 
 
 @by_name("start, words", {
-    "version 1": ('{"v": 1, "event": "start"}\n', "version 1, and loop.py .* version 2"),
+    "version 1": ('{"v": 1, "event": "start"}\n', "version 1, and loop.* version 2"),
     "version 12": ('{"v": 12, "event": "start"}\n', "a tape of version 12, and"),
     "notes": ("# Notes\n", "no tape, it starts with b'# Notes"),
     "JSON": ("{}\n", "no tape"),
@@ -5723,14 +5728,14 @@ HEADING = re.compile(r"^# (\d)\. (.*?) -+\n", re.MULTILINE)
 def sections(source):
     """Return the header and each section of loop.py, by its number."""
     starts = [0, *(found.start() for found in HEADING.finditer(source)), len(source)]
-    return [source[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    return [source[a:b] for a, b in pairwise(starts)]
 
 
 def test_loop_starts_by_line_80_and_functions_stay_short():
     lines = SOURCE.splitlines()
     assert lines.index(next(it for it in lines if it.startswith("def steps("))) < 80
     assert max(map(len, lines)) <= 88
-    assert len(lines) <= 2300, "a guard against drift: what may leave the file?"
+    assert len(lines) <= 2400, "a guard against drift: what may leave the file?"
     for node in ast.walk(TREE):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert node.end_lineno - node.lineno < 40, f"{node.name} is too long"
@@ -6185,19 +6190,20 @@ import loop
 from batch import each
 
 full, spare, asked = sys.argv[1], sys.argv[2], []
-def answer_seven(messages, **settings):
+def answer(messages, **settings):
     asked.append(messages)
     return "x" * 30_000
-def go(tape):
+def go(tape, workers):
     task = lambda item, run: run(f"{item}", len)
-    return [result.value for result in each(task, range(80), call=answer_seven, tape=tape)]
+    options = {"call": answer, "tape": tape, "workers": workers}
+    return [result.value for result in each(task, range(80), **options)]
 try:
-    go(full)
+    go(full, 1)
 except OSError as error:
     assert (error.errno, error.filename) == (errno.ENOSPC, full), error
     print([len(attempt.reply.text) for attempt in error.attempts])
 shutil.copy(full, spare)
-assert go(spare) == [30_000] * 80
+assert go(spare, 8) == [30_000] * 80
 print(len(asked) - 80)
 """
 
@@ -6205,7 +6211,7 @@ print(len(asked) - 80)
 @on_posix
 def test_full_disk_raises_and_carries_the_reply(tmp_path):
     """On a disk of 1 MiB. The batch goes on from a copy of its tape on another disk, and
-    pays again only for what was in flight, by 8 workers."""
+    pays again only for what was in flight."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = f"mount -t tmpfs -o size=1m none {shlex.quote(str(disk))}"
@@ -6224,7 +6230,7 @@ def test_full_disk_raises_and_carries_the_reply(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     carried, again = done.stdout.splitlines()
-    assert carried == "[30000]" and 1 <= int(again) <= 8
+    assert carried == "[30000]" and int(again) == 1
 
 
 HANGING = """
