@@ -19,7 +19,7 @@
     move       Use(text, ...)          to inspect these repairs of the reply
                Ask(messages, ...)      to call again
                Stop(why)               to end the run
-    hook       a judge, a fix-up       what a run calls to inspect and to decide
+    hook       a judge or a fix-up     your code, which the run calls
     tape       Tape("runs.jsonl")      a file of replies, which are not paid for again
 
 How a run goes:
@@ -39,7 +39,7 @@ How a run goes:
   - A fix-up returns Stop, none applies (by default, once one reply came three times),
     or a limit is reached (8 replies judged, 8 calls failed, 32 calls with those of
     hooks, 600 s): the run ends, not accepted. result.best is the best so far.
-  - The call has a bug, a fix-up raises, or the judge raises BUGS: `run` raises it.
+  - The call or a fix-up has a bug, or the judge raises BUGS: `run` raises it.
 
 A special case of your own goes first: fixes=[yours, *FIXES], or for failed calls
 faults=[yours, *FAULTS]. A hook that needs a model is a generator: `reply = yield
@@ -68,8 +68,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
-from itertools import count, islice, takewhile
-from types import CodeType, GeneratorType
+from itertools import count, islice
+from types import AsyncGeneratorType, CodeType, FunctionType, GeneratorType
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 __version__ = "0.2.0"
@@ -97,10 +97,7 @@ def steps(state: State, move: Move) -> Steps:
 
 
 def call_model(state: State, move: Ask | Use) -> Steps:
-    """Call the model once, for an Ask, and return the texts to inspect.
-
-    For a Use these are its repairs, and there is no call.
-    """
+    """Return the texts to inspect: of the reply to an Ask, or the repairs of a Use."""
     if isinstance(move, Use):
         state.texts, state.fault = move.texts, None
         return move.texts
@@ -110,8 +107,8 @@ def call_model(state: State, move: Ask | Use) -> Steps:
             yield partial(time.sleep, move.wait)  # adrive takes asyncio.sleep instead
         emit(state, "sent", messages=state.messages, settings=state.settings)
         try:
-            # The call adds its own settings to those that were changed.
-            outcome = yield partial(state.call, state.messages, **state.changed)
+            # With the settings of the task and of moves: the call adds its own.
+            outcome = yield partial(state.call, [*state.messages], **state.changed)
         except Exception as error:
             outcome = fault_of(error, also=OSError)  # a 429, a broken connection ...
             if outcome is None:
@@ -129,7 +126,7 @@ def inspect_reply(state: State, text: str) -> Steps:
         value = yield from ask_hook(state, state.judge, text)
         state.value = accepted_value(state.judge, text, value)  # None is rejected here
     except CallError:
-        raise  # a service of the judge failed (ask_hook made it a CallError): END
+        raise  # a service that the judge needs failed: run_steps ends the run
     except (HookError, *BUGS):
         raise  # the judge is wrong, not the reply
     except Exception as error:
@@ -181,11 +178,11 @@ Steps = Generator["partial[Any]", Any, Any]
 FIXES: list[Hook] = []  # for a rejected reply
 FAULTS: list[Hook] = []  # for a failed call
 
-# What a judge raises rejects the reply, as it is mostly about what the model wrote; but
-# these mean that the judge is wrong, and `run` raises them. (OSError: a missing file,
-# say, which no model can mend.) What a fix-up raises, `run` raises. In both of them a
-# CallError, a time-out, a broken connection or an error with an HTTP status is none of
-# this: a service that the hook needs failed, and the run ends.
+# What `run` does with an exception of a judge:
+# - CallError, a time-out, a broken connection, an HTTP status: a service that it needs
+#   failed. The run ends, not accepted. (A fix-up's likewise; its others are raised.)
+# - One of BUGS: `run` raises it. (OSError: no model can mend a missing file.)
+# - Any other: the reply is rejected. Mostly, it is about what the model wrote.
 BUGS = (NameError, ImportError, NotImplementedError, OSError, MemoryError)
 
 
@@ -204,7 +201,7 @@ class Reply:
     seconds: float | None = None
     model: str = ""
     id: str = ""
-    raw: Any = field(default=None, repr=False)  # the response; not in a pickle
+    raw: Any = field(default=None, repr=False)  # the response; copies do not keep it
 
     def __reduce__(self) -> Any:
         values = [getattr(self, it.name) for it in fields(self) if it.name != "raw"]
@@ -228,9 +225,11 @@ class Reason(Exception):
 class Reject(Reason):
     """Raised by a judge: the complaint, and what is good so far."""
 
-    value: Any = None  # what is good so far; Result.best is the one with the highest
-    score: float | None = None  # score, or the last one
-    passed: int = 0  # judges of all_of that accepted it; this counts before the score
+    # Result.best is the value with the most `passed`, then the highest score, then the
+    # last one.
+    value: Any = None  # what is good so far
+    score: float | None = None
+    passed: int = 0  # set by all_of: how many of its judges accepted
 
 
 @dataclass(eq=False)
@@ -256,8 +255,8 @@ class Ask:
     """A task, or a move: call with these messages, after `wait` seconds.
 
     The call and the settings stay in force until a later Ask of the run changes them;
-    None removes a setting. An Ask that changes the call goes back to the settings of
-    the task. An Ask that a hook yields is a question aside: it changes nothing.
+    None removes a setting of chat. An Ask that changes the call goes back to the
+    settings of the task, without its model. One that a hook yields changes nothing.
     """
 
     def __init__(
@@ -351,7 +350,7 @@ class Limits:
 
     tries: float | None = None  # replies judged (8); a question of a hook has its own
     faults: float | None = None  # calls failed (8)
-    calls: float | None = None  # requests sent, those of hooks too (32)
+    calls: float | None = None  # requests sent, or answered by the tape (32)
     seconds: float | None = None  # waits included (600)
     tokens: float | None = None  # input and output (math.inf)
     cost: float | None = None  # dollars (math.inf)
@@ -371,8 +370,8 @@ class Spent:
     seconds: float = 0.0
     tokens: int = 0  # input and output
     cost: float | None = 0.0  # dollars; None once a call had no known price
-    estimated: int = 0  # tokens of these that nobody reported: characters / 4
-    reused: int = 0  # calls of these that the tape answered, as paid for before
+    estimated: int = 0  # how many of the tokens are a guess (characters / 4)
+    reused: int = 0  # how many of the calls the tape answered, for nothing
 
 
 @dataclass(slots=True)
@@ -399,7 +398,7 @@ class Result(Generic[T]):
     value: T | None  # what the judge returned
     accepted: bool
     why: str
-    best: Any  # the value; or the rejected one with the highest score, or a text
+    best: Any  # the accepted value, else the best rejected value, else the last text
     attempts: list[Attempt]
     spent: Spent
     error: Exception | None = None  # in a batch: what the task raised
@@ -432,8 +431,8 @@ class State:
     messages: Messages = field(default_factory=list[Any])  # sent last
     settings: dict[str, Any] = field(default_factory=dict[str, Any])  # without secrets
     reply: Reply = Reply("")  # the last one, as it came
-    # What of the last reply was inspected last: its text or, after a repair, the texts
-    # of that; so a repair sees the work of the one before. () where it asks for tools.
+    # The texts inspected last: the reply's own or, after a repair, the repaired ones,
+    # so that repairs build on each other. () where the reply asks for tools.
     texts: Sequence[str] = ()
     text: str = ""  # the one of these that the judge saw last
     complaint: str = ""  # about this text
@@ -459,7 +458,7 @@ class State:
     inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
     replies_by_request: dict[str, int] = field(default_factory=dict[str, int])
     replies_by_content: dict[str, int] = field(default_factory=dict[str, int])
-    # Has the best a value; how many judges passed it; its score.
+    # Of best: (is it a value, judges that passed it, its score); the greater wins.
     best_rank: tuple[bool, int, float] = (False, 0, -math.inf)
 
     @property
@@ -497,10 +496,11 @@ def run(
 ) -> Result[T]:
     """Ask until the judge accepts, a fix-up says stop or a limit is reached.
 
-    Returns a Result, accepted or not. Raises TypeError or ValueError for a wrong hook,
-    before anything is paid for. account: shared with other runs. name: of the run; one
-    with the name of a run on the tape is that run, and pays only for what is missing.
-    driver: does what the run yields (by default `drive`); run returns what it returns.
+    Returns a Result, accepted or not. Raises TypeError or ValueError for a wrong hook;
+    where that can be seen, before anything is paid for. account: shared with other
+    runs. name: of the run; one with the name of a run on the tape is that run, and pays
+    only for what is missing. driver: does what the run yields (by default `drive`); run
+    returns what it returns.
     """
     driver = driver or drive
     ask = ask if isinstance(ask, Ask) else Ask(ask)
@@ -675,7 +675,7 @@ def one_of(*labels: str) -> Hook:
 
     Its `.labels` are what the repair `label_in_talk` looks for.
     """
-    by_folded = {label.casefold(): label for label in labels}
+    by_folded = {label.strip().casefold(): label for label in labels}
 
     def one_of(text: str) -> str:
         label = by_folded.get(text.strip().casefold())
@@ -715,8 +715,12 @@ def all_of(*judges: Hook) -> Hook:
                 elif hasattr(answer, "__await__"):
                     answer = yield answer
                 value = accepted_value(judge, value, answer)
-            except Reject as rejection:
-                rejection.passed = number
+            except Exception as error:
+                # What passed some of the judges is better than what passed none.
+                rejection: Any = error
+                rejection.passed = number + getattr(error, "passed", 0)
+                if number and getattr(error, "value", None) is None:
+                    rejection.value = value
                 raise
         return Accept(value)
 
@@ -725,8 +729,8 @@ def all_of(*judges: Hook) -> Hook:
 
 
 # 5. Fix-ups ---------------------------------------------------------------------------
-# The special cases, in the order in which they are asked; below them, what they share.
-# Each is followed, at the end of its docstring, by where it was reported.
+# The special cases, in the order in which they are tried; below them, what they share.
+# A docstring ends with where the case was reported, if it was.
 
 
 def think_tags(state: State) -> Use | None:
@@ -737,10 +741,11 @@ def think_tags(state: State) -> Use | None:
     before, opened, _ = head.partition("<think>")
     if not (opened or closed) or scan_json(before).open:
         return None
-    answer, opened, second = (answer if closed else before).partition("<think>")
-    if opened and scan_json(answer).open:
-        answer += opened + second  # the tag is in the JSON
-    elif opened:
+    answer = answer if closed else before
+    answer, second_opened, second = answer.partition("<think>")
+    if second_opened and scan_json(answer).open:
+        answer += second_opened + second  # the tag is in the JSON
+    elif second_opened:
         answer += second.partition("</think>")[2]  # without the second thought
     return Use(answer.strip())
 
@@ -750,10 +755,14 @@ def code_fence(state: State) -> Use | None:
     within JSON is a part of it. (outrider#111)"""
     fence = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
     parts = fence.split(state.text, maxsplit=1000)  # talk, block, talk, block ... talk
-    # What follows on JSON that is open is within that.
-    parts = list(takewhile(lambda part: not scan_json(part).open, parts))
-    whole = scan_json(state.text).pieces
-    blocks = [block for block in parts[1::2] if not in_doubt(block, whole)]
+    whole, blocks = scan_json(state.text).pieces, list[str]()
+    for number, part in enumerate(parts):
+        is_block = number % 2 == 1
+        may_be_json = not is_block or part.lstrip()[:1] in ("{", "[")
+        if may_be_json and scan_json(part).open:
+            break  # a fence that follows on unfinished JSON is inside of that
+        if is_block and not (may_be_json and in_doubt(part, whole)):
+            blocks.append(part)
     return Use(*reversed(blocks), state.text) if blocks else None
 
 
@@ -890,9 +899,9 @@ def ask_again(state: State, note: str = "", **settings: Any) -> Ask | None:
 
 def escalate(call: Hook, after: int = 2) -> Hook:
     """Return a fix-up that puts the task to another call, once: after so many rejected
-    replies of the present one, or at once where that is stuck or refuses. Its place is
+    replies of the present one, or at once where that is stuck or refuses. List it
     before the re-asks: [*REPAIRS, escalate(big), *RE_ASKS]; several make a ladder. In
-    `faults` it counts failures in a row: [escalate(other), *FAULTS] is a fall-back.
+    `faults` it counts failures in a row: [escalate(other, 1), *FAULTS] is a fall-back.
     (hermes-agent#43108)"""
 
     def escalate(state: State) -> Ask | None:
@@ -911,8 +920,8 @@ def escalate(call: Hook, after: int = 2) -> Hook:
 
 
 def quota_gone(state: State) -> Stop | None:
-    """The account has no quota left: stop. The code says so; the words come with an
-    ordinary rate limit as well. (langchainjs#1929, LibreChat-AI/agents#358)"""
+    """The account has no quota left: stop. Only the code tells it from a rate limit,
+    whose message reads the same. (langchainjs#1929, LibreChat-AI/agents#358)"""
     gone = state.fault.code == "insufficient_quota"
     return Stop("the account has no quota left") if gone else None
 
@@ -933,7 +942,8 @@ def bad_request(state: State) -> Stop | None:
 
 
 def told_to_wait(state: State) -> Ask | None:
-    """The endpoint said how long to wait: wait that long. (litellm#4387, aider#3265)"""
+    """The endpoint said how long to wait: wait that long, and a little more.
+    (litellm#4387, aider#3265)"""
     wait = state.fault.wait
     return ask_later(state, wait) if wait else None
 
@@ -950,11 +960,10 @@ def overloaded(state: State) -> Ask | None:
 def no_answer(state: State) -> Ask | Stop | None:
     """No answer came, or a web page in its place: wait a little, and ask again. Stop
     after three where nothing better ever came, as the address is probably wrong."""
-    answers = (
-        attempt.reply or (attempt.fault and (attempt.fault.status or 0) >= 400)
-        for attempt in state.attempts
-    )
-    if state.faults_in_a_row >= 3 and not any(answers):
+    faults = [attempt.fault or CallError("") for attempt in state.attempts]
+    answered = any(fault.code or (fault.status or 0) >= 400 for fault in faults)
+    answered = answered or any(attempt.reply for attempt in state.attempts)
+    if state.faults_in_a_row >= 3 and not answered:
         return Stop("no answer ever came: is the endpoint running? check base_url")
     return ask_later(state, backoff(state, 0.5))
 
@@ -994,7 +1003,9 @@ SPACE = re.compile(r"(?:\s|//[^\n]*|#(?=\s)[^\n]*|/\*(?:.*?\*/|.*))*", re.DOTALL
 BRACKET = re.compile(r"[{[]")
 ONLY_BRACKETS = re.compile(r"[{[\s]{1,200}\Z")
 # A string, a comment or a bracket:
-TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|#\s[^\n]*|/\*.*?\*/|[][{}]', re.DOTALL)
+TOKEN = re.compile(
+    r'"(?:[^"\\]|\\.)*"?|//[^\n]*|#\s[^\n]*|/\*(?:.*?\*/|.*)|[][{}]', re.DOTALL
+)
 WORD = re.compile(r"[\w.+-]+")
 NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 WORDS = {"True": "true", "False": "false", "None": "null"}
@@ -1004,12 +1015,12 @@ STRINGS = {  # by the mark that opens them; a ' within a word, as in it's, ends 
     "'": re.compile(r"'([^'\\]*(?:(?:\\.|(?<=\w)'(?=\w))[^'\\]*)*)'", re.DOTALL),
     "\u201c": re.compile("\u201c([^\u201c\u201d]*)\u201d"),
 }
-# Right before, or right after, a piece of something larger:
+# If one of these matches before or after a piece, it is part of something larger:
 COMES_BEFORE = re.compile(r"""(?:["'\u201d]\s*[,:]|(?:[\]}\d]|\.\.\.)\s*,)\s*$""")
 CLOSES = re.compile(r"""["'\u201d]?\s*[]}]|["'\u201d]\s*[,:]""")
 NEXT_MEMBER = re.compile(r"""["'{[\u201c\]}]|\.\.\.|\w+\s*:""")
 COMMENT = re.compile(r"//[^\n]*|#\s[^\n]*|/\*.*?\*/", re.DOTALL)
-DEEPEST = 100  # nested so deep, it is taken for endless
+DEEPEST = 100  # levels; what is nested deeper counts as cut off
 MOST_BRACKETS = 1_000  # looked at in a text: 10 MB of them would take a minute
 
 
@@ -1110,7 +1121,7 @@ class JsonReader:
         self.written.append('"')
         self.at = found.end()
         space = self.text[self.at : skip_space(self.text, self.at)]
-        if mark in space:  # "The " # 1" Ada": is it a comment?
+        if mark in space:  # the "comment" may be the rest of the string: "a " # 1"
             raise NotJson("broken")
 
     def read_word(self) -> None:
@@ -1128,7 +1139,7 @@ class Scan(NamedTuple):
     """What scan_json finds in a text."""
 
     pieces: tuple[str, ...] = ()  # the whole ones, without slips
-    open: bool = False  # the text ends within one
+    open: bool = False  # the text ends within one, as far as can be told
 
 
 @lru_cache(maxsize=8)
@@ -1140,7 +1151,7 @@ def scan_json(text: str) -> Scan:
     text = text.strip()
     whole: list[str] = []
     at = 0
-    # With more brackets that close, nobody knows where a broken piece ends.
+    # If more brackets close than open, the end of a broken piece cannot be found.
     extra_closers = any(text.count(a) < text.count(b) for a, b in ("{}", "[]"))
     for _ in range(MOST_BRACKETS):
         bracket = BRACKET.search(text, at)
@@ -1151,10 +1162,11 @@ def scan_json(text: str) -> Scan:
         ending = reader.read()
         piece = "".join(reader.written)
         cut_early = start == 0 or ONLY_BRACKETS.match(text, start)
-        if not reader.has_content and not (ending == "cut" and cut_early):
+        is_prose = not reader.has_content and not (ending == "cut" and cut_early)
+        if is_prose:
             if ending == "whole" and start == 0 and reader.at == len(text):
                 whole.append(piece)
-            at = max(reader.at, start + 1)  # brackets in prose
+            at = max(reader.at, start + 1)
             continue
         if ending == "whole" and not has_neighbours(text, start, reader.at):
             whole.append(piece)
@@ -1172,8 +1184,8 @@ def scan_json(text: str) -> Scan:
 
 
 def contradicts(part: str, piece: str) -> bool:
-    """Return whether a part of a piece of JSON says of a key what a whole one does not:
-    {"a": "Al  contradicts {"a": "Bob"}, but {"a": "Bo  and {"b": "Al  do not."""
+    """Return whether a part contradicts a whole piece: they share a key, or are lists,
+    and the piece does not begin with the part. {"a": "Al  contradicts {"a": "Bob"}."""
     keys = [set(re.findall(r'"((?:[^"\\]|\\.)*)": ', it)) for it in (part, piece)]
     related = not keys[0].isdisjoint(keys[1]) or part[0] == piece[0] == "["
     return related and not piece.startswith(part)
@@ -1222,7 +1234,7 @@ class chat:
     setting of every request: temperature=0.7 ...
     """
 
-    blocks = True  # an event loop: `arun` refuses it
+    blocks = True  # it would block an event loop, so `arun` refuses it
 
     def __init__(
         self,
@@ -1269,9 +1281,7 @@ class chat:
             with client.stream(**self.request(messages, changed)) as response:
                 for chunk in response.iter_bytes():
                     self.add_chunk(chunk, body, began)
-        except Exception as error:
-            if not is_of_kind(error, "HTTPError"):
-                raise
+        except Exception as error:  # noqa: BLE001
             raise self.connection_error(error) from None  # its request has the key
         finally:
             if not self.client:
@@ -1289,7 +1299,7 @@ class chat:
             "url": self.url if self.client else parsed_url(self.url),
             "headers": self.headers,
             "content": body,
-            # To connect, for each silence in reading, and in writing; not for a client.
+            # Seconds to connect, read, write and wait for the pool (None: for ever).
             "timeout": (min(10.0, self.timeout), self.timeout, self.timeout, None),
         }
 
@@ -1301,8 +1311,10 @@ class chat:
             limits = f"{self.timeout:g} s and {BODY_LIMIT} bytes"
             raise self.fault(f"no whole reply within {limits}", billed=True)
 
-    def connection_error(self, error: Exception) -> CallError:
-        """Return the CallError for a broken connection."""
+    def connection_error(self, error: Exception) -> Exception:
+        """Return the CallError for a broken connection; any other error unchanged."""
+        if not is_of_kind(error, "HTTPError"):
+            return error
         name = type(error).__name__
         sent = not name.startswith(("Connect", "UnsupportedProtocol"))
         return self.fault(f"{name} {error}", billed=sent)
@@ -1356,9 +1368,11 @@ class chat:
             status < 300
         ):  # an error within a 200 has a status of its own: inspect_ai#1534
             status = get_path(int, raw, "error", "code") or status
-        why = get_path(str, raw, "error", "message") or text or "an empty body"
-        if status < 400 or text.startswith("<"):
-            why = f"check base_url: {headers.get('location', '')} {why}"
+        why = get_path(str, raw, "error", "message")
+        if not why:
+            why = text or "an empty body"
+            if status < 400 or text.startswith("<"):
+                why = f"check base_url: {headers.get('location', '')} {why}"
         code = get_path(str, raw, "error", "code")
         code = code or get_path(str, raw, "error", "type") or ""
         wait = wait_in(headers)
@@ -1385,9 +1399,7 @@ class achat(chat):
             async with client.stream(**self.request(messages, changed)) as response:
                 async for chunk in response.aiter_bytes():
                     self.add_chunk(chunk, body, began)
-        except Exception as error:
-            if not is_of_kind(error, "HTTPError"):
-                raise
+        except Exception as error:  # noqa: BLE001
             raise self.connection_error(error) from None
         except CancelledError:  # its connection would stay in use for ever
             if not self.client:
@@ -1402,15 +1414,14 @@ class achat(chat):
 def usage_figure(kind: Any, usage: Any, name: str) -> Any:
     """Return a figure of the usage; None where it is negative, NaN or senseless."""
     figure: Any = get_path(kind, usage, name)
-    if figure is None or isinstance(figure, bool) or not 0 <= figure < 1e12:
-        return None
-    return figure
+    sensible = type(figure) in (int, float) and 0 <= figure < 1e12  # no bool, no NaN
+    return figure if sensible else None
 
 
 # Clients that are not in use. Each serves one request at a time: in httpx 0.28.1 the
 # pool of a shared one takes time in the square of its connections.
 IDLE: list[Any] = []
-IDLE_OF_LOOP: dict[Any, Any] = {}  # for each event loop, what keeps those of it
+IDLE_OF_LOOP: dict[Any, Any] = {}  # event loop -> the generator that has its clients
 
 
 def borrow_client() -> Any:
@@ -1622,21 +1633,13 @@ class Tape:
         key = digest([state.messages, state.settings, name])
         state.attempt.key = key
         number = state.replies_by_request.get(key, 0)
-        place = self.place_of(state.name, key, number)
-        if place is None:
-            self.read_on()  # another process may have asked it meanwhile
-            place = self.place_of(state.name, key, number)
-        if place is None:
+        self.read_on()  # other runs and processes write to the file, too
+        places = self.places.get((state.name, key), [])
+        if number >= len(places):
             return None
-        event: Any = json.loads(next(whole_lines(self.path, place))[1])
+        event: Any = json.loads(next(whole_lines(self.path, places[number]))[1])
         event["tool_calls"] = tuple(event.get("tool_calls", ()))
         return Reply(**{it: event[it] for it in Reply.__slots__ if it in event})
-
-    def place_of(self, run: str, key: str, number: int) -> int | None:
-        """Return where in the file a run's reply to a request is, by its number."""
-        with self.lock:
-            places = self.places.get((run, key), [])
-            return places[number] if number < len(places) else None
 
     def read_on(self) -> None:
         """Take in the whole lines that were added since the last time."""
@@ -1652,6 +1655,10 @@ class Tape:
     def write(self, event: dict[str, Any]) -> None:
         """Append an event. A reply is on the disk when this returns."""
         facts = {"v": 2, **event, "at": round(time.time(), 3)}
+        if event["event"] == "reply":
+            digest(
+                event.get("tool_calls")
+            )  # a TypeError where they would not come back
         try:
             text = ENCODER.encode(facts)
         except Exception:  # noqa: BLE001
@@ -1741,8 +1748,8 @@ def name_for_tape(call: Hook) -> str:
 
 
 # 9. The books -------------------------------------------------------------------------
-# What sections 1 and 3 call, in the order in which they do. To use or to extend the
-# file, nobody needs it.
+# Helpers, roughly in the order in which a run calls them. To use or to extend the file
+# you need only Account, for run(account=...).
 
 
 def check_hooks(state: State, driver: Hook) -> None:
@@ -1762,9 +1769,7 @@ def check_hooks(state: State, driver: Hook) -> None:
     for hook in hooks:
         flags = flags_of(hook)
         if flags & CO_ASYNC_GENERATOR:
-            raise TypeError(
-                f"{name_of(hook)} is async and yields: a hook cannot be both"
-            )
+            raise TypeError(f"{name_of(hook)} is async and yields: it cannot do both")
         if flags & CO_COROUTINE and driver is drive:
             raise TypeError(f"{name_of(hook)} is async: use arun")
     if driver is adrive:
@@ -1834,7 +1839,7 @@ class Account:
                 cure = "give the call a price=(in, out)"
                 return f"limit reached: the cost so far is unknown: {cure}"
             used += wait if unit == "seconds" else 0
-            if not used < limit:  # not ">=": a limit of NaN ends it, too
+            if not used < limit:  # with ">=", a limit of NaN would never be reached
                 return f"limit reached: {used:.6g} of {limit:.6g} {unit}"
         return ""
 
@@ -1854,9 +1859,7 @@ def start_run(state: State, tape: Any, name: str, watch: Any) -> None:
     if tape is not None and not hasattr(tape, "recall"):
         raise TypeError(f"tape is {tape!r}: give Tape({tape!r})")
     if watch is not None and (not callable(watch) or flags_of(watch) & CO_COROUTINE):
-        raise TypeError(
-            f"watch is a function of an event, and not async; not {watch!r}"
-        )
+        raise TypeError(f"watch is a function of an event, not async; not {watch!r}")
     state.tape, state.watch = tape, watch
     settings = recorded_settings(settings_of(state.call) | state.task_settings)
     call = name_of(state.call)
@@ -1996,14 +1999,16 @@ def fault_of(error: Exception, also: Any = ()) -> CallError | None:
     if isinstance(error, CallError):
         return error
     response = getattr(error, "response", None)
-    status = getattr(error, "status_code", None) or getattr(response, "status_code", 0)
+    status = getattr(error, "status_code", None) or getattr(error, "status", None)
+    status = status or getattr(response, "status_code", None)
     if not isinstance(status, int) or not 100 <= status < 600:
         status = None
         chain = list(causes(error))
         if not any(isinstance(it, also) or is_of_kind(it, *BROKEN) for it in chain):
             return None
     code = getattr(error, "code", None)
-    wait = wait_in(getattr(response, "headers", None) or {})
+    with_headers = error if response is None else response
+    wait = wait_in(getattr(with_headers, "headers", None) or {})
     return CallError(describe(error), status, code if type(code) is str else "", wait)
 
 
@@ -2075,7 +2080,7 @@ def answer_questions(state: State, hook: Hook, asking: Any) -> Steps:
             if isinstance(question, Ask):
                 inner = state_of_question(state, hook, question)
                 limit = within_limits(inner, question)
-                if isinstance(limit, Stop):  # past the hook: one that asks on ends here
+                if isinstance(limit, Stop):  # not thrown into the hook: it could ask on
                     raise CallError(limit.why)
                 answer = answer_question(inner, question)
             else:
@@ -2151,13 +2156,13 @@ def accepted_value(judge: Hook, given: Any, value: Any) -> Any:
     is_bool = kind in ("bool", "bool_")  # the latter is numpy's
     if value is None and not returns_nothing(judge):
         raise Reject("no value found")
-    if is_bool and str(given).strip() in ("true", "false"):
+    if is_bool and str(given).strip().lower() in ("true", "false"):
         raise Reject(f"expected a value, found {given}")
     if value is None or is_bool:
         cure = "return a value or raise, or use check(predicate, complaint) or Accept"
         raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
-    if isinstance(value, (Ask, Use, Stop)) or hasattr(value, "__anext__"):
-        cure = "a judge returns a value, and yields a question"
+    if isinstance(value, (Ask, Use, Stop, FunctionType, AsyncGeneratorType)):
+        cure = "a judge returns a value (and one_of, say, is called to make a judge)"
         raise HookError(f"judge {name_of(judge)} returned {value!r}: {cure}")
     module: Any = sys.modules.get(type(value).__module__)
     if kind == "Accept" and hasattr(module, "run_steps"):
@@ -2167,7 +2172,7 @@ def accepted_value(judge: Hook, given: Any, value: Any) -> Any:
 
 
 def returns_nothing(judge: Hook) -> bool:
-    """Return whether a function has no `return` with a value: it forgot it."""
+    """Return whether a function has no `return` with a value: it was forgotten."""
     from dis import get_instructions
 
     if not hasattr(judge, "__code__") or judge.__code__.co_flags & CO_GENERATOR:
@@ -2188,7 +2193,7 @@ def record_rejection(state: State, text: str, error: Exception) -> None:
     score = -math.inf if score is None else score
     rank = (value is not None, getattr(error, "passed", 0), score)
     if not rank < state.best_rank:
-        state.best = state.reply.text or text if value is None else value
+        state.best = value if value is not None else state.reply.text or text
         state.best_rank = rank
         state.best_complaint = complaint
     record_complaint(state, complaint)
@@ -2206,11 +2211,9 @@ def complaint_of(error: Exception) -> str:
     if isinstance(error, Reject):
         complaint = str(error)
     elif type(error).__module__.startswith("pydantic") and hasattr(error, "errors"):
-        parts: list[str] = []
-        for part in cast("Any", error).errors():
-            path = ".".join(map(str, part["loc"]))
-            parts.append(f"{path}: {part['msg']}" if path else part["msg"])
-        complaint = "; ".join(parts)
+        parts = cast("Any", error).errors()
+        wrong = [(".".join(map(str, it["loc"])), it["msg"]) for it in parts]
+        complaint = "; ".join(f"{path}: {why}" if path else why for path, why in wrong)
     else:
         complaint = describe(error)
     if len(complaint) <= 300:
@@ -2230,9 +2233,7 @@ def is_new_move(state: State, fix: Hook, move: Any) -> bool:
         again = name_of(fix) in state.attempt.fixes
         return not again and not state.inspected.issuperset(move.texts)
     if isinstance(move, Question):
-        raise HookError(
-            f"{name_of(fix)} returned a Question: yield that, return an Ask"
-        )
+        raise HookError(f"{name_of(fix)} returned a Question: yield it, return an Ask")
     if isinstance(move, (Ask, Stop)):
         return True
     raise HookError(f"{name_of(fix)} returned {move!r}, not Ask, Use, Stop or None")
@@ -2304,8 +2305,8 @@ def settings_of(call: Hook) -> dict[str, Any]:
     """Return the settings of a call: its own, and the keywords of a partial."""
     if isinstance(call, partial):
         return settings_of(call.func) | call.keywords
-    settings: dict[str, Any] = getattr(call, "settings", None) or {}
-    return settings if type(settings) is dict else {}
+    settings: Any = getattr(call, "settings", None)
+    return cast("dict[str, Any]", settings) if type(settings) is dict else {}
 
 
 def call_attribute(call: Hook, name: str) -> Any:
@@ -2315,7 +2316,7 @@ def call_attribute(call: Hook, name: str) -> Any:
 
 SECRET = re.compile(  # api_key, accessToken, extra_headers ...
     r"(?:^|(?i:api)|[_-]|[a-z](?=[A-Z]))"
-    r"(?i:key|token|secret|password|authorization|headers?)$"
+    r"(?i:key|token|secret|password|auth|authorization|headers?)$"
 )
 
 
@@ -2330,11 +2331,13 @@ def without_secrets(value: Any) -> Any:
     """Return a JSON value without the members whose keys look like those of secrets."""
     members: Any = get_path(dict, value)
     if members:
-        # In a JSON schema a member of such a name is a description, with a type.
-        secrets = [key for key in members if SECRET.search(str(key))]
-        secrets = [key for key in secrets if not get_path(str, members[key], "type")]
-        public = [key for key in members if key not in secrets]
-        return {key: without_secrets(members[key]) for key in public}
+        public: dict[Any, Any] = {}
+        for key, member in members.items():
+            # In a JSON schema, a member of such a name is an object.
+            is_object = isinstance(member, dict) and "header" not in str(key).lower()
+            if is_object or not SECRET.search(str(key)):
+                public[key] = without_secrets(member)
+        return public
     items: Any = get_path((list, tuple), value)
     return [without_secrets(it) for it in items] if items else value
 
@@ -2348,8 +2351,12 @@ def name_of(hook: Any) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error as its kind and the first line of its message."""
+    """Return an error as its kind and the first line of its message, without what a URL
+    in it has behind its "?": that may be a key."""
     line = str(error).strip().partition("\n")[0][:400]  # it may be a page of HTML
+    line = re.sub(
+        r"(https?://)(?:[^/\s@]*@)?([^\s?'\"]*)\?[^\s'\"]*", r"\1\2?...", line
+    )
     return f"{type(error).__name__}: {line}".removesuffix(": ")
 
 

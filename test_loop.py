@@ -894,7 +894,7 @@ def test_bad_input_is_refused_before_anything_is_paid_for(go, change, error):
 BREACHES = {
     "a number": (lambda state: 42, "returned 42, not Ask, Use, Stop or None"),
     "Use, not called": (lambda state: loop.Use, "returned <class"),
-    "a Question": (lambda state: loop.Question("?", int), "a Question: yield that"),
+    "a Question": (lambda state: loop.Question("?", int), "a Question: yield it"),
     "Use of a number": (lambda state: loop.Use(42), "Use takes texts, not 42"),
     "yields a number": (lambda state: (yield 42), "yielded 42: a hook yields an Ask"),
 }
