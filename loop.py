@@ -1,4 +1,4 @@
-# loop.py 0.2.0 (2026-11-28): call a language model, inspect the reply, decide what next
+# loop.py 0.2.0 (2026-11-28): call a model, inspect its reply, decide what to do next
 # SPDX-License-Identifier: MIT-0
 # Copy this file, edit it, keep these four lines. To upgrade an edited copy, merge:
 # git merge-file loop.py base.py new.py (base.py: this version as it was published)
@@ -62,6 +62,7 @@ import re
 import sys
 import threading
 import time
+import types
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
@@ -69,7 +70,6 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from itertools import count, islice
-from types import AsyncGeneratorType, CodeType, FunctionType, GeneratorType
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 __version__ = "0.2.0"
@@ -107,8 +107,11 @@ def call_model(state: State, move: Ask | Use) -> Steps:
             yield partial(time.sleep, move.wait)  # adrive takes asyncio.sleep instead
         emit(state, "sent", messages=state.messages, settings=state.settings)
         try:
+            messages = [
+                dict(message) for message in state.messages
+            ]  # it may change them
             # With the settings of the task and of moves: the call adds its own.
-            outcome = yield partial(state.call, [*state.messages], **state.changed)
+            outcome = yield partial(state.call, messages, **state.changed)
         except Exception as error:
             outcome = fault_of(error, also=OSError)  # a 429, a broken connection ...
             if outcome is None:
@@ -597,6 +600,7 @@ def scripted(*replies: Reply | str | Exception) -> Hook:
 
 # 4. Judges ----------------------------------------------------------------------------
 
+JSON_TYPES = (str, int, float, bool, list, dict, type(None), object)
 KINDS = {str: "a string", int: "an integer", float: "a number", bool: "a boolean"}
 
 
@@ -607,13 +611,14 @@ def json_with(**keys: Any) -> Hook:
     mood=("good", "bad")). The score of a rejection is minus the number of wrong keys.
     """
     for key, want in keys.items():
-        try:
-            fits = (
-                json.dumps(want) if isinstance(want, tuple) else isinstance(None, want)
-            )
-        except TypeError:
-            fits = "[]"
-        if fits == "[]":
+        kinds = getattr(want, "__args__", (want,))  # int | None ...
+        is_type = not hasattr(want, "__origin__") and all(
+            it in JSON_TYPES for it in kinds
+        )
+        is_choice = isinstance(want, tuple) and not any(
+            isinstance(it, type) for it in want
+        )
+        if not is_type and not (is_choice and want):
             raise TypeError(f"{key}: give a type, or a tuple of values, not {want!r}")
 
     def json_with(text: str) -> dict[str, Any]:
@@ -692,7 +697,11 @@ def check(predicate: Callable[[Any], object], complaint: str) -> Hook:
     """Judge: the predicate holds for what it is given; returns that."""
 
     def check(found: Any) -> Accept:
-        if not predicate(found):
+        holds = predicate(found)
+        if isinstance(holds, (types.GeneratorType, types.CoroutineType)):
+            holds.close()
+            raise HookError(f"check takes a plain predicate, not {name_of(predicate)}")
+        if not holds:
             raise Reject(complaint, value=found)
         return Accept(found)
 
@@ -710,7 +719,7 @@ def all_of(*judges: Hook) -> Hook:
         for number, judge in enumerate(judges):
             try:
                 answer = judge(value)
-                if isinstance(answer, GeneratorType):
+                if isinstance(answer, types.GeneratorType):
                     answer = yield from cast("Generator[Any, Any, Any]", answer)
                 elif hasattr(answer, "__await__"):
                     answer = yield answer
@@ -718,9 +727,10 @@ def all_of(*judges: Hook) -> Hook:
             except Exception as error:
                 # What passed some of the judges is better than what passed none.
                 rejection: Any = error
-                rejection.passed = number + getattr(error, "passed", 0)
-                if number and getattr(error, "value", None) is None:
-                    rejection.value = value
+                with suppress(Exception):
+                    rejection.passed = number + getattr(error, "passed", 0)
+                    if number and getattr(error, "value", None) is None:
+                        rejection.value = value
                 raise
         return Accept(value)
 
@@ -755,6 +765,8 @@ def code_fence(state: State) -> Use | None:
     within JSON is a part of it. (outrider#111)"""
     fence = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
     parts = fence.split(state.text, maxsplit=1000)  # talk, block, talk, block ... talk
+    if re.search("^```", parts[-1], re.MULTILINE):
+        return None  # the last block is cut off: those before it are drafts
     whole, blocks = scan_json(state.text).pieces, list[str]()
     for number, part in enumerate(parts):
         is_block = number % 2 == 1
@@ -799,26 +811,35 @@ def label_in_talk(state: State) -> Use | None:
     text = state.texts[-1] if state.texts else ""
     found: dict[str, str] = {}  # each label, and the text without it
     for label in getattr(state.judge, "labels", ()):
-        rest = re.sub(rf"(?i)(?<!\w){re.escape(label)}(?!\w)", "", text)
+        # Not within a word or a number: 4 is not in 4.8, 4/10 or 3,400.
+        word = rf"(?i)(?<![\w.,/+-]){re.escape(label)}(?![\w/%]|[.,:]\d)"
+        rest = re.sub(word, "", text)
         if rest != text:
             found[label] = rest
     if len(found) != 1:
         return None
     [(label, rest)] = found.items()
-    return None if DENIAL.search(rest) else Use(label)
+    # A short one may be a common word: "I have no idea", "It is a dog".
+    ended = rf"(?i)(?:^|[\s:\"'*(\[]){re.escape(label)}[\"'*)\]]*\s*(?:[.,;:!\n]|$)"
+    if DENIAL.search(rest) or (len(label) < 4 and not re.search(ended, text)):
+        return None
+    return Use(label)
 
 
 DENIAL = re.compile(
-    r"(?i)\b(not?|non|nor|never|neither|cannot|hardly|barely|without|lacks?)\b"
-    r"|\b(far from|rather than|instead of|anything but)\b|n['\u2019]t\b"
+    r"(?i)\b(not?|non|none|nor|nothing|never|neither|cannot|hardly|barely|without"
+    r"|lacks?|doubt|unlikely|wrong|false|opposite|fails?|far from|rather than"
+    r"|instead of|anything but)\b|n['\u2019]t\b"
 )
 
 
 def answer_in_reasoning(state: State) -> Use | None:
-    """The reply has no text, and its reasoning has JSON: use that. (zammad#5984)"""
-    if state.reply.text.strip() or state.reply.tool_calls:
+    """The reply has no text, and its reasoning, if that was not cut off, has JSON: use
+    that. (zammad#5984)"""
+    answered = state.reply.text.strip() or state.reply.tool_calls
+    if answered or state.reply.finish == "length":
         return None
-    pieces = scan_json(state.reply.reasoning).pieces
+    pieces = scan_json(state.reply.reasoning or "").pieces
     return Use(*reversed(pieces)) if pieces else None
 
 
@@ -1129,7 +1150,10 @@ class JsonReader:
         found = WORD.match(self.text, self.at)
         word = found[0] if found else ""
         if word not in WORDS and not NUMBER.fullmatch(word):
-            at_end = self.at + len(word) == len(self.text)
+            end = self.at + len(word)
+            at_end = end == len(self.text)
+            if word and self.text[skip_space(self.text, end) :][:1] in (",", "}", "]"):
+                self.written.append(word)  # {"age": thirty} contradicts {"age": 36}
             raise NotJson("cut" if at_end else "broken")
         self.at += len(word)
         self.written.append(WORDS.get(word, word))
@@ -1214,7 +1238,10 @@ def has_neighbours(text: str, start: int, end: int) -> bool:
 
 def skip_space(text: str, at: int) -> int:
     """Return where the spaces and comments at a place end."""
-    return cast("re.Match[str]", SPACE.match(text, at)).end()  # it matches "", too
+    found = SPACE.match(
+        text, at, at + 10_000
+    )  # of a longer comment nobody knows the end
+    return cast("re.Match[str]", found).end()  # it matches "", too
 
 
 # 6. Calls -----------------------------------------------------------------------------
@@ -1252,10 +1279,7 @@ class chat:
         key = (os.getenv("OPENAI_API_KEY", "") if api_key is None else api_key).strip()
         openai = "https://api.openai.com/v1" if key else ""
         url = (base_url or os.getenv("OPENAI_BASE_URL") or openai).strip()
-        if not re.match("https?://[^@]*$", url):  # httpx would log a password in it
-            url = re.sub(r".*@", "...@", url.partition("?")[0])
-            cure = "give base_url or set OPENAI_BASE_URL, as in http://host/v1"
-            raise ValueError(f"no endpoint in {url!r}: {cure}; or OPENAI_API_KEY alone")
+        check_url(url)
         secret = ({"Authorization": f"Bearer {key}"} if key else {}) | (headers or {})
         # Our own clients have HEADERS already; to add them here takes time.
         self.headers = (HEADERS if client else {}) | secret
@@ -1271,18 +1295,26 @@ class chat:
         # To hide shorter ones would garble words.
         self.secrets = [text for text in self.secrets if len(text) >= 8]
         self.settings = ({"model": model} if model else {}) | settings
+        if (
+            price is not None
+            and [type(it) in (int, float) for it in price] != [True] * 2
+        ):
+            raise TypeError(f"price is {price!r}: give (input, output), in dollars")
+        if settings.get("stream"):
+            raise TypeError("stream=True: chat waits for the whole reply")
         self.timeout, self.client, self.price = timeout, client, price
         self.__name__ = model or "chat"
 
     def __call__(self, messages: Messages, **changed: Any) -> Reply:
-        body, began = bytearray(), time.monotonic()
+        body, began, response = bytearray(), time.monotonic(), cast("Any", None)
         client = self.client or borrow_client()
         try:
             with client.stream(**self.request(messages, changed)) as response:
                 for chunk in response.iter_bytes():
                     self.add_chunk(chunk, body, began)
         except Exception as error:  # noqa: BLE001
-            raise self.connection_error(error) from None  # its request has the key
+            if not (is_of_kind(error, "HTTPError") and is_whole(body)):
+                raise self.connection_error(error) from None  # its request has the key
         finally:
             if not self.client:
                 IDLE.append(client)
@@ -1389,7 +1421,7 @@ class achat(chat):
     ) -> Reply:
         from asyncio import CancelledError, get_running_loop
 
-        body, began = bytearray(), time.monotonic()
+        body, began, response = bytearray(), time.monotonic(), cast("Any", None)
         loop = get_running_loop()
         if loop not in IDLE_OF_LOOP:
             IDLE_OF_LOOP[loop] = keep_idle_clients(loop)
@@ -1400,7 +1432,8 @@ class achat(chat):
                 async for chunk in response.aiter_bytes():
                     self.add_chunk(chunk, body, began)
         except Exception as error:  # noqa: BLE001
-            raise self.connection_error(error) from None
+            if not (is_of_kind(error, "HTTPError") and is_whole(body)):
+                raise self.connection_error(error) from None
         except CancelledError:  # its connection would stay in use for ever
             if not self.client:
                 await client.aclose()
@@ -1409,6 +1442,24 @@ class achat(chat):
             if not self.client and not client.is_closed:
                 idle.append(client)
         return self.read(response, body, began)
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError where this is no base_url; do not show a key in its place."""
+    if not re.match("https?://[^@]*$", url):  # httpx would log a password in it
+        url = re.sub(r".*@", "...@", url.partition("?")[0])
+        if len(url) > 12 and not re.search("[/.:]", url):
+            url = f"{url[:3]}..."
+        cure = "give base_url or set OPENAI_BASE_URL, as in http://host/v1"
+        raise ValueError(f"no endpoint in {url!r}: {cure}; or OPENAI_API_KEY alone")
+
+
+def is_whole(body: bytearray) -> bool:
+    """Return whether a body is whole, though its connection may have ended badly."""
+    with suppress(ValueError, RecursionError):
+        json.loads(body)
+        return True
+    return False
 
 
 def usage_figure(kind: Any, usage: Any, name: str) -> Any:
@@ -1582,6 +1633,7 @@ def visible(text: str) -> str:
 # Not promised:
 # - A call in flight at a kill may be paid for twice. So may a run that two processes
 #   do at once under one name. (test_two_processes_that_do_one_run_at_once_both_pay)
+# - A run in which calls failed may ask something else, and pay, when it is done again.
 # - NFS and SMB lose what several machines append: give each a file, then `cat` them.
 # - Power loss on macOS, whose fsync is no F_FULLFSYNC. On Windows a lock keeps the tape
 #   to one process. (Neither system was tried.)
@@ -1610,6 +1662,8 @@ class Tape:
         mode = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         self.file = os.open(self.path, mode, 0o600)
         finalize(self, os.close, self.file).atexit = False  # threads may still write
+        if not os.path.isfile(self.path):
+            raise ValueError(f"{self.path} is no file: a tape needs one")
         check_tape(self.path)
         if sys.platform == "win32":
             import msvcrt
@@ -1637,14 +1691,20 @@ class Tape:
         places = self.places.get((state.name, key), [])
         if number >= len(places):
             return None
-        event: Any = json.loads(next(whole_lines(self.path, places[number]))[1])
+        _, line = next(whole_lines(self.path, places[number]), (0, b""))
+        event: Any = event_in(line) or {}
+        if (event.get("run"), event.get("key")) != (state.name, key):
+            raise OSError(f"{self.path} was changed while in use")
         event["tool_calls"] = tuple(event.get("tool_calls", ()))
         return Reply(**{it: event[it] for it in Reply.__slots__ if it in event})
 
     def read_on(self) -> None:
         """Take in the whole lines that were added since the last time."""
         with self.lock:
-            if os.fstat(self.file).st_size == self.read_to:
+            ours, there = os.fstat(self.file), os.stat(self.path)
+            if not os.path.samestat(ours, there) or ours.st_size < self.read_to:
+                raise OSError(f"{self.path} was replaced or cut while in use")
+            if ours.st_size == self.read_to:
                 return
             for place, line in whole_lines(self.path, self.read_to):
                 self.read_to = place + len(line)
@@ -1679,6 +1739,8 @@ class Tape:
         except OSError as error:
             error.filename = self.path
             raise
+        if event["event"] == "reply":
+            digest(event.get("tool_calls"))  # a TypeError: they would not come back
 
 
 def whole_lines(path: str, place: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -1710,7 +1772,7 @@ def check_tape(path: str) -> None:
     # A kill may have torn a line in its very head.
     if all(line[: len(TAPE_HEAD)] == TAPE_HEAD[: len(line)] for line in lines):
         return
-    start = lines[0]
+    start = next(line for line in lines if line[: len(TAPE_HEAD)] != TAPE_HEAD)
     if start.startswith(b'{"v": '):
         version = start[6:].partition(b",")[0].decode(errors="replace")
         why = f"a tape of version {version}, and loop.py {__version__} writes version 2"
@@ -1741,10 +1803,13 @@ def name_for_tape(call: Hook) -> str:
     simple = code and not (code.co_freevars or hasattr(target, "__self__"))
     if "<locals>" in name:  # one of several, perhaps, that differ in their defaults
         simple = simple and not (target.__defaults__ or target.__kwdefaults__)
-    if not settings_of(call) and (not simple or "<lambda>" in name):
+    if settings_of(call):
+        return name
+    if not simple or "<lambda>" in name:
         cure = "give it .settings, or the keywords of a functools.partial"
         raise TypeError(f"a tape would not know the call {name} again: {cure}")
-    return name
+    module = target.__module__
+    return name if module in ("__main__", "__mp_main__") else f"{module}.{name}"
 
 
 # 9. The books -------------------------------------------------------------------------
@@ -1779,7 +1844,7 @@ def check_hooks(state: State, driver: Hook) -> None:
 def flags_of(hook: Any) -> int:
     """Return the flags of a function's code; 0 for what has none."""
     code = getattr(hook, "__code__", None)
-    return code.co_flags if isinstance(code, CodeType) else 0
+    return code.co_flags if isinstance(code, types.CodeType) else 0
 
 
 def check_callable(*hooks: Any) -> None:
@@ -1858,6 +1923,8 @@ def start_run(state: State, tape: Any, name: str, watch: Any) -> None:
         return
     if tape is not None and not hasattr(tape, "recall"):
         raise TypeError(f"tape is {tape!r}: give Tape({tape!r})")
+    if not isinstance(cast("Any", name), str):
+        raise TypeError(f"name is {name!r}: give a text")
     if watch is not None and (not callable(watch) or flags_of(watch) & CO_COROUTINE):
         raise TypeError(f"watch is a function of an event, not async; not {watch!r}")
     state.tape, state.watch = tape, watch
@@ -1944,7 +2011,7 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
         facts = {"key": attempt.key, "cost": used["cost"], "seconds": attempt.seconds}
         emit(state, "reply", reply, **facts)
     # The id of a tool call is new each time; what counts is what it asks for.
-    asks = [get_path(dict, it, "function") or it for it in reply.tool_calls]
+    asks = [get_path(dict, it, "function") or it for it in reply.tool_calls or ()]
     content = f"{reply.text}{asks}" if asks else reply.text
     state.repeats = state.replies_by_content[content] = (
         state.replies_by_content.get(content, 0) + 1
@@ -1955,6 +2022,9 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
         state.text, state.texts = "", ()
         names = ", ".join(get_path(str, it, "name") or "?" for it in asks)
         record_complaint(state, f"the model asks for tools: {names}")
+    elif reply.finish == "refusal":
+        state.text, state.texts = "", ()  # no answer, though any text might do
+        record_complaint(state, f"the model refused: {short_json(reply.text)}")
 
 
 def charge(state: State, **used: Any) -> None:
@@ -1970,7 +2040,7 @@ def usage_of(state: State, reply: Reply) -> dict[str, Any]:
         sent = sum(len(text_of(message)) for message in state.messages) // 4
         estimated += sent
     if received is None:
-        received = (len(reply.text) + len(reply.reasoning)) // 4
+        received = (len(reply.text) + len(reply.reasoning or "")) // 4
         estimated += received
     price, cost = call_attribute(state.call, "price"), reply.cost
     if cost is None and price:
@@ -2055,13 +2125,13 @@ def ask_hook(state: State, hook: Hook, about: Any) -> Steps:
     where a service that it uses fails, that is raised as a CallError."""
     try:
         answer = yield partial(hook, about)
-        if isinstance(answer, GeneratorType):
+        if isinstance(answer, types.GeneratorType):
             answer = yield from answer_questions(state, hook, answer)
         return answer
     except Exception as error:
         if type(error) is StopIteration:  # a generator cannot let it through
             raise LookupError("next() found nothing") from error
-        fault = fault_of(error)
+        fault = None if isinstance(error, Reject) else fault_of(error)
         if fault is None or fault is error:
             raise
         why = f"a service that {name_of(hook)} uses failed: {fault}"
@@ -2161,8 +2231,20 @@ def accepted_value(judge: Hook, given: Any, value: Any) -> Any:
     if value is None or is_bool:
         cure = "return a value or raise, or use check(predicate, complaint) or Accept"
         raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
-    if isinstance(value, (Ask, Use, Stop, FunctionType, AsyncGeneratorType)):
-        cure = "a judge returns a value (and one_of, say, is called to make a judge)"
+    awaitable = hasattr(value, "__await__") and not isinstance(value, type)
+    no_values = (
+        Ask,
+        Use,
+        Stop,
+        Result,
+        Exception,
+        types.FunctionType,
+        types.AsyncGeneratorType,
+    )
+    if awaitable or isinstance(value, no_values):
+        cure = (
+            "a judge returns a value, or raises (and one_of(...), say, makes a judge)"
+        )
         raise HookError(f"judge {name_of(judge)} returned {value!r}: {cure}")
     module: Any = sys.modules.get(type(value).__module__)
     if kind == "Accept" and hasattr(module, "run_steps"):
@@ -2190,7 +2272,8 @@ def record_rejection(state: State, text: str, error: Exception) -> None:
     """Note the judge's complaint about a text, and keep the best value so far."""
     state.text, complaint = text, complaint_of(error)
     value, score = getattr(error, "value", None), getattr(error, "score", None)
-    score = -math.inf if score is None else score
+    if not isinstance(score, (int, float)) or math.isnan(score):
+        score = -math.inf
     rank = (value is not None, getattr(error, "passed", 0), score)
     if not rank < state.best_rank:
         state.best = value if value is not None else state.reply.text or text
@@ -2260,7 +2343,9 @@ def accepted(state: State) -> Result[Any]:
 def gave_up(state: State, why: str) -> Result[Any]:
     """End a run in which no reply was accepted."""
     state.value = None
-    reason = why if why.endswith(state.why) else f"{why}; at last: {state.why}"
+    reason = str(why)
+    if not reason.endswith(state.why):
+        reason = f"{reason}; at last: {state.why}"
     return end_run(state, reason, False)
 
 
@@ -2316,7 +2401,7 @@ def call_attribute(call: Hook, name: str) -> Any:
 
 SECRET = re.compile(  # api_key, accessToken, extra_headers ...
     r"(?:^|(?i:api)|[_-]|[a-z](?=[A-Z]))"
-    r"(?i:key|token|secret|password|auth|authorization|headers?)$"
+    r"(?i:keys?|token|secrets?|password|auth|authorization|credentials?|headers?)$"
 )
 
 

@@ -26,6 +26,7 @@ the last two cases the figures are those so far.
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -177,4 +178,11 @@ def main() -> int:
 if __name__ == "__main__":
     with suppress(AttributeError):  # there is none on Windows
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of `| head`: just end
-    raise SystemExit(main())
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    if status == 130:  # a thread may be in a call: end without waiting for the model
+        sys.stdout.flush()
+        os._exit(130)
+    raise SystemExit(status)

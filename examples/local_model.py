@@ -48,6 +48,7 @@ a package for the local model is missing: {error}. One of these helps:
 - Set OPENAI_BASE_URL (and OPENAI_API_KEY, OPENAI_MODEL) to use another endpoint."""
 
 STARTING = threading.Lock()
+RUNNING: list[Any] = []  # the server: to destroy it while it is at work would hang
 
 
 def server() -> Any:
@@ -78,10 +79,11 @@ def start_server() -> Any:
     mask = getattr(signal, "pthread_sigmask", None)  # there is none on Windows
     before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
     try:
-        return xllamacpp.Server(params)
+        RUNNING.append(xllamacpp.Server(params))
     finally:
         if mask:
             mask(signal.SIG_SETMASK, before)
+    return RUNNING[0]
 
 
 def model(kind: type[loop.chat] = loop.chat, **settings: Any) -> loop.chat:

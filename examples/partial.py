@@ -49,7 +49,7 @@ def people_in(sentences: list[str]) -> Hook:
     records: dict[str, str] = {}
 
     def people(text: str) -> list[str]:
-        for name, age in re.findall(r"([A-Z]\w+ [A-Z]\w+)\W+(\d+)", text):
+        for name, age in re.findall(r"([A-Z]\w+ [A-Z]\w+)[^\d\n.]{1,20}(\d+)", text):
             for sentence in sentences:
                 if name in sentence and age in sentence:
                     records[sentence] = f"{name}, {age}"

@@ -7,7 +7,7 @@ Copy this file beside loop.py. `python batch.py` shows it at work, without a mod
 
     results = each(task, items, call=chat("gpt-5-mini"), tape="runs.jsonl")
     for item, result in zip(items, results):
-        print(item, result.value or result.why)
+        print(item, result.value if result else result.why)
     print(results.spent)  # by the whole batch
 
     replay("runs.jsonl", task)  # which runs end otherwise with the task as it is now
@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextvars import copy_context
 from dataclasses import fields, replace
 from functools import partial
+from importlib.util import find_spec
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -329,12 +330,14 @@ def failure_of(result: Result[Any]) -> str:
 
 
 class View:
-    """Shows on stderr how a batch goes: a bar on a terminal, else a line every 10 s."""
+    """Shows on stderr how a batch goes: a bar on a terminal, by rich, where that is
+    installed; else a line every 10 s."""
 
     def __init__(self, batch: Batch[Any]):
         self.batch, self.bar = batch, cast("Any", None)
         self.shown_at = time.monotonic()
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        if is_terminal and find_spec("rich"):
             self.bar = start_bar(batch.total, self.line())
 
     def show(self) -> None:
@@ -535,6 +538,8 @@ def replay(
     "diverged", and what is nearest.
     """
     recording = Recording(tape)
+    if not recording.before:
+        raise ValueError(f"{os.fspath(tape)} has no run that ended")
     begun, whys = recording.items or recording.starts, dict[str, str]()
     for name, event in begun.items():
         call = partial(make_no_call, **event["settings"])
