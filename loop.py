@@ -611,14 +611,14 @@ def json_with(**keys: Any) -> Hook:
     mood=("good", "bad")). The score of a rejection is minus the number of wrong keys.
     """
     for key, want in keys.items():
-        kinds = getattr(want, "__args__", (want,))  # int | None ...
-        is_type = not hasattr(want, "__origin__") and all(
-            it in JSON_TYPES for it in kinds
+        kinds: tuple[Any, ...] = getattr(want, "__args__", (want,))  # int | None ...
+        fits = all(kind in JSON_TYPES for kind in kinds) and not hasattr(
+            want, "__origin__"
         )
-        is_choice = isinstance(want, tuple) and not any(
-            isinstance(it, type) for it in want
-        )
-        if not is_type and not (is_choice and want):
+        if type(want) is tuple:
+            allowed: tuple[Any, ...] = want
+            fits = len(allowed) > 0 and not any(isinstance(it, type) for it in allowed)
+        if not fits:
             raise TypeError(f"{key}: give a type, or a tuple of values, not {want!r}")
 
     def json_with(text: str) -> dict[str, Any]:
@@ -1280,9 +1280,12 @@ class chat:
         openai = "https://api.openai.com/v1" if key else ""
         url = (base_url or os.getenv("OPENAI_BASE_URL") or openai).strip()
         check_url(url)
+        check_price(price)
         secret = ({"Authorization": f"Bearer {key}"} if key else {}) | (headers or {})
         # Our own clients have HEADERS already; to add them here takes time.
         self.headers = (HEADERS if client else {}) | secret
+        if settings.get("stream"):
+            raise TypeError("stream=True: chat waits for the whole reply")
         if not all(it.isascii() and it.isprintable() for it in self.headers.values()):
             raise ValueError("a key or header has characters that HTTP does not allow")
         base, mark, query = url.partition("?")  # Azure has its version there
@@ -1295,13 +1298,6 @@ class chat:
         # To hide shorter ones would garble words.
         self.secrets = [text for text in self.secrets if len(text) >= 8]
         self.settings = ({"model": model} if model else {}) | settings
-        if (
-            price is not None
-            and [type(it) in (int, float) for it in price] != [True] * 2
-        ):
-            raise TypeError(f"price is {price!r}: give (input, output), in dollars")
-        if settings.get("stream"):
-            raise TypeError("stream=True: chat waits for the whole reply")
         self.timeout, self.client, self.price = timeout, client, price
         self.__name__ = model or "chat"
 
@@ -1452,6 +1448,14 @@ def check_url(url: str) -> None:
             url = f"{url[:3]}..."
         cure = "give base_url or set OPENAI_BASE_URL, as in http://host/v1"
         raise ValueError(f"no endpoint in {url!r}: {cure}; or OPENAI_API_KEY alone")
+
+
+def check_price(price: Any) -> None:
+    """Raise TypeError where this is no price: it would be found out after a reply."""
+    parts: tuple[Any, ...] = price if type(price) is tuple else ()
+    numbers = [type(part) for part in parts]
+    if price is not None and not (len(numbers) == 2 and {*numbers} <= {int, float}):
+        raise TypeError(f"price is {price!r}: give (input, output), in dollars")
 
 
 def is_whole(body: bytearray) -> bool:
