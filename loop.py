@@ -612,11 +612,10 @@ def json_with(**keys: Any) -> Hook:
     """
     for key, want in keys.items():
         kinds: tuple[Any, ...] = getattr(want, "__args__", (want,))  # int | None ...
-        fits = all(kind in JSON_TYPES for kind in kinds) and not hasattr(
-            want, "__origin__"
-        )
-        if type(want) is tuple:
-            allowed: tuple[Any, ...] = want
+        is_generic = hasattr(want, "__origin__")  # list[int], say
+        fits = not is_generic and all(kind in JSON_TYPES for kind in kinds)
+        allowed = get_path(tuple, want)
+        if allowed is not None:
             fits = len(allowed) > 0 and not any(isinstance(it, type) for it in allowed)
         if not fits:
             raise TypeError(f"{key}: give a type, or a tuple of values, not {want!r}")
@@ -1452,8 +1451,8 @@ def check_url(url: str) -> None:
 
 def check_price(price: Any) -> None:
     """Raise TypeError where this is no price: it would be found out after a reply."""
-    parts: tuple[Any, ...] = price if type(price) is tuple else ()
-    numbers = [type(part) for part in parts]
+    parts: Any = get_path((tuple, list), price) or ()
+    numbers: list[Any] = list(map(type, parts))
     if price is not None and not (len(numbers) == 2 and {*numbers} <= {int, float}):
         raise TypeError(f"price is {price!r}: give (input, output), in dollars")
 
