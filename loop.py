@@ -1,4 +1,4 @@
-# loop.py 0.2.0 (2026-11-28): call a model, inspect its reply, decide what to do next
+# loop.py 0.2.0 (2026-11-28): call a model, inspect the reply, decide what to do next
 # SPDX-License-Identifier: MIT-0
 # Copy this file, edit it, keep these four lines. To upgrade an edited copy, merge:
 # git merge-file loop.py base.py new.py (base.py: this version as it was published)
@@ -107,10 +107,9 @@ def call_model(state: State, move: Ask | Use) -> Steps:
             yield partial(time.sleep, move.wait)  # adrive takes asyncio.sleep instead
         emit(state, "sent", messages=state.messages, settings=state.settings)
         try:
-            messages = [
-                dict(message) for message in state.messages
-            ]  # it may change them
-            # With the settings of the task and of moves: the call adds its own.
+            # A copy, as the call may change it; and no settings but those of the task
+            # and of moves, as the call adds its own.
+            messages = [dict(message) for message in state.messages]
             outcome = yield partial(state.call, messages, **state.changed)
         except Exception as error:
             outcome = fault_of(error, also=OSError)  # a 429, a broken connection ...
@@ -565,7 +564,8 @@ async def adrive(flow: Steps) -> Any:
         step = next(flow)
         while True:
             try:
-                check_blocking(step.func)
+                if getattr(step.func, "blocks", False) is True:
+                    check_blocking(step.func)  # of a fix-up, which nobody saw before
                 value = asyncio.sleep(*step.args) if step.func is time.sleep else step()
                 if hasattr(value, "__await__"):
                     value = await value
@@ -764,7 +764,7 @@ def code_fence(state: State) -> Use | None:
     within JSON is a part of it. (outrider#111)"""
     fence = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
     parts = fence.split(state.text, maxsplit=1000)  # talk, block, talk, block ... talk
-    if re.search("^```", parts[-1], re.MULTILINE):
+    if re.search(r"^```[^\n`]*\n\s*[^\s`]", parts[-1], re.MULTILINE):
         return None  # the last block is cut off: those before it are drafts
     whole, blocks = scan_json(state.text).pieces, list[str]()
     for number, part in enumerate(parts):
@@ -1742,8 +1742,8 @@ class Tape:
         except OSError as error:
             error.filename = self.path
             raise
-        if event["event"] == "reply":
-            digest(event.get("tool_calls"))  # a TypeError: they would not come back
+        if event.get("tool_calls"):
+            digest(event["tool_calls"])  # a TypeError where they would not come back
 
 
 def whole_lines(path: str, place: int = 0) -> Iterator[tuple[int, bytes]]:

