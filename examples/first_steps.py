@@ -21,6 +21,7 @@ You see each reply, why it was rejected, and which special case acted; at the en
 Person that was accepted. Exit status: 0; 1 if nothing was accepted.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -54,6 +55,10 @@ def name_and_number(state: State) -> Use | None:
     found = re.fullmatch(r"([A-Z][\w ]+): (\d+)", state.text.strip())
     return Use(json.dumps({"name": found[1], "age": found[2]})) if found else None
 
+
+argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+).parse_args()
 
 small = model(temperature=0.7, max_tokens=60, seed=1)
 large = model(temperature=0.0, max_tokens=200)  # it stands for a larger model

@@ -19,6 +19,7 @@ sentences that are missing. The fix-up asks again, for these alone. You see the 
 get shorter until all records are there. Exit status: 0; 1 if some are still missing.
 """
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -70,6 +71,9 @@ def ask_for_the_rest(state: State) -> Ask:
 
 def main() -> int:
     """Ask for all records, and then for those that are missing."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     result = run(
         prompt(SENTENCES),
         people_in(SENTENCES),
