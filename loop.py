@@ -1,4 +1,4 @@
-# loop.py 0.2.0 (2026-11-28): call a model, inspect the reply, decide what to do next
+# loop.py 0.2.0 (2026-11-28): call a model, inspect the reply, decide what comes next
 # SPDX-License-Identifier: MIT-0
 # Copy this file, edit it, keep these four lines. To upgrade an edited copy, merge:
 # git merge-file loop.py base.py new.py (base.py: this version as it was published)
@@ -663,9 +663,8 @@ def mismatch(value: Any, want: type | tuple[Any, ...]) -> str:
         fits = json.dumps(value) in allowed
         expected = f"one of {', '.join(allowed)}"
     else:
-        kinds: tuple[Any, ...] = getattr(
-            want, "__args__", (want,)
-        )  # of int | None, say
+        # Of int | None, say, both.
+        kinds: tuple[Any, ...] = getattr(want, "__args__", (want,))
         if isinstance(value, bool):  # which Python takes for an int
             fits = bool in kinds or object in kinds
         else:
@@ -1237,9 +1236,8 @@ def has_neighbours(text: str, start: int, end: int) -> bool:
 
 def skip_space(text: str, at: int) -> int:
     """Return where the spaces and comments at a place end."""
-    found = SPACE.match(
-        text, at, at + 10_000
-    )  # of a longer comment nobody knows the end
+    # Of a comment that is longer nobody knows the end.
+    found = SPACE.match(text, at, at + 10_000)
     return cast("re.Match[str]", found).end()  # it matches "", too
 
 
@@ -1718,10 +1716,6 @@ class Tape:
     def write(self, event: dict[str, Any]) -> None:
         """Append an event. A reply is on the disk when this returns."""
         facts = {"v": 2, **event, "at": round(time.time(), 3)}
-        if event["event"] == "reply":
-            digest(
-                event.get("tool_calls")
-            )  # a TypeError where they would not come back
         try:
             text = ENCODER.encode(facts)
         except Exception:  # noqa: BLE001
@@ -2025,7 +2019,7 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
         state.text, state.texts = "", ()
         names = ", ".join(get_path(str, it, "name") or "?" for it in asks)
         record_complaint(state, f"the model asks for tools: {names}")
-    elif reply.finish == "refusal":
+    elif reply.finish == "refusal" and state.judge is not accept_anything:
         state.text, state.texts = "", ()  # no answer, though any text might do
         record_complaint(state, f"the model refused: {short_json(reply.text)}")
 
@@ -2235,19 +2229,9 @@ def accepted_value(judge: Hook, given: Any, value: Any) -> Any:
         cure = "return a value or raise, or use check(predicate, complaint) or Accept"
         raise HookError(f"judge {name_of(judge)} returned {value}: {cure}")
     awaitable = hasattr(value, "__await__") and not isinstance(value, type)
-    no_values = (
-        Ask,
-        Use,
-        Stop,
-        Result,
-        Exception,
-        types.FunctionType,
-        types.AsyncGeneratorType,
-    )
-    if awaitable or isinstance(value, no_values):
-        cure = (
-            "a judge returns a value, or raises (and one_of(...), say, makes a judge)"
-        )
+    functions = (types.FunctionType, types.AsyncGeneratorType)
+    if awaitable or isinstance(value, (Ask, Use, Stop, Result, Exception, *functions)):
+        cure = "a judge returns a value, or raises (one_of(...), say, makes a judge)"
         raise HookError(f"judge {name_of(judge)} returned {value!r}: {cure}")
     module: Any = sys.modules.get(type(value).__module__)
     if kind == "Accept" and hasattr(module, "run_steps"):

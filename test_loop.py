@@ -3560,6 +3560,14 @@ def test_tape_that_is_replaced_or_cut_while_in_use_is_refused(tape):
         ask("two")
 
 
+def test_reply_whose_tool_calls_are_no_json_is_on_the_tape_before_that_is_said(tape):
+    reply = loop.Reply("", "tools", tool_calls=(object(),))
+    with pytest.raises(TypeError, match="a tape needs JSON") as error:
+        loop.run("?", str, call=loop.scripted(reply), tape=loop.Tape(tape))
+    assert error.value.attempts[0].reply is reply
+    assert b'"event": "reply"' in tape.read_bytes()
+
+
 def test_name_that_is_no_text_is_refused(tape):
     with pytest.raises(TypeError, match="name is 7: give a text"):
         loop.run("?", str, call=loop.scripted("x"), tape=loop.Tape(tape), name=7)
@@ -3936,6 +3944,15 @@ def test_refusal_of_the_model_is_no_answer_for_any_judge(go):
     call = loop.scripted(loop.Reply("I cannot help with that.", "refusal"))
     result = go("?", str.strip, call=call)
     assert not result and "the model refused" in result.why
+
+
+def test_hook_that_asks_gets_the_reply_in_which_a_model_refuses(go):
+    def judge(text):
+        reply = yield loop.Ask("Is it so?", call=loop.scripted(refusal))
+        return reply.finish
+
+    refusal = loop.Reply("I cannot tell.", "refusal")
+    assert go("?", judge, call=loop.scripted("x")).value == "refusal"
 
 
 def test_reject_from_a_time_out_rejects_the_reply_and_does_not_end_the_run(go):
