@@ -222,19 +222,7 @@ asyncio.run(main())
         server.kill()
 
 
-# 1. The loop --------------------------------------------------------------------------
-
-
-def resample(state):
-    """Ask the same again."""
-    return loop.Ask(state.task)
-
-
-def with_next_seed(state):
-    return loop.Ask(state.task, seed=state.judged)
-
-
-def by_hand(waits, kinds=None):
+def without_waiting(waits, kinds=None):
     """Return a driver that does not wait: it notes each wait, and the type of a step."""
 
     def driver(flow):
@@ -259,6 +247,29 @@ def by_hand(waits, kinds=None):
     return driver
 
 
+def tried(count):
+    """Settings of a property: the same examples each time; with --long many others."""
+    return settings(
+        max_examples=count * 20 if LONG else count,
+        derandomize=not LONG,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+# 1. The loop --------------------------------------------------------------------------
+
+
+def resample(state):
+    """Ask the same again."""
+    return loop.Ask(state.task)
+
+
+def with_next_seed(state):
+    return loop.Ask(state.task, seed=state.judged)
+
+
 def test_driver_of_your_own_takes_a_whole_run_without_waiting():
     def later(state):
         return loop.Ask(state.messages, wait=100 * state.faults_in_a_row)
@@ -272,7 +283,7 @@ def test_driver_of_your_own_takes_a_whole_run_without_waiting():
     busy = loop.CallError("busy", 429)
     call = loop.scripted(busy, busy, "4", busy, "no", "5", "yes")
     options = {"fixes": [resample], "faults": [later], "limits": loop.Limits(calls=9)}
-    driver = by_hand(waits, kinds)
+    driver = without_waiting(waits, kinds)
     result = loop.run(loop.Ask("?", 30), sure, call=call, driver=driver, **options)
     assert result.value == 5 and result.spent.calls == 7
     assert waits == [30, 100, 200, 7, 100, 7] and kinds == {partial}
@@ -726,7 +737,7 @@ def test_wait_that_does_not_fit_ends_the_run_at_once():
     waits, again = [], lambda state: loop.Ask(state.messages, wait=61)
     call = loop.scripted(loop.CallError("come back in a minute", 429))
     options = {"faults": [again], "limits": loop.Limits(seconds=60)}
-    result = loop.run("n?", int, call=call, driver=by_hand(waits), **options)
+    result = loop.run("n?", int, call=call, driver=without_waiting(waits), **options)
     assert not result and waits == []
     why = r"limit reached: 61[.\d]* of 60 seconds; at last: come back"
     assert re.match(why, result.why)
@@ -861,7 +872,7 @@ if __name__ == "__main__":
 def test_task_may_have_settings_a_call_and_a_wait_of_its_own():
     other, waits = loop.scripted("5"), []
     task = loop.Ask("?", wait=2.5, call=other, seed=3)
-    result = loop.run(task, int, call=loop.scripted(), driver=by_hand(waits))
+    result = loop.run(task, int, call=loop.scripted(), driver=without_waiting(waits))
     assert result.value == 5 and waits == [2.5]
     assert other.asked == [([{"role": "user", "content": "?"}], {"seed": 3})]
 
@@ -1442,28 +1453,6 @@ def test_all_of_names_the_judge_among_its_own_that_is_wrong(go):
 # 5. Fix-ups ---------------------------------------------------------------------------
 
 
-def hurried(waits):
-    """Return a driver that notes the waits in place of waiting."""
-
-    def driver(flow):
-        act, value = flow.send, None
-        try:
-            while True:
-                step = act(value)
-                act, value = flow.send, None
-                if step.func is time.sleep:
-                    waits.extend(step.args)
-                    continue
-                try:
-                    value = step()
-                except Exception as error:
-                    act, value = flow.throw, error
-        except StopIteration as end:
-            return end.value
-
-    return driver
-
-
 def any_root(text):
     """Judge: a list or an object of JSON."""
     value = loop.strict_json(text)
@@ -1771,7 +1760,7 @@ def test_special_case(fix, given, expected, judge, also, own):
         hooks["fixes"] = loop.REPAIRS[loop.REPAIRS.index(fix) :]
     elif fix in loop.FAULTS:
         hooks = {"fixes": loop.FIXES, "faults": [fix]}
-    result = loop.run("n?", judge, call=call, driver=hurried(waits), **hooks)
+    result = loop.run("n?", judge, call=call, driver=without_waiting(waits), **hooks)
     if not isinstance(expected, then):
         assert result.value == expected and len(call.asked) == 1
         return
@@ -1963,17 +1952,6 @@ def test_json_slips_reads(text, value):
     assert json.dumps(result.value) == json.dumps(value)
 
 
-def tried(count):
-    """Settings of a property: the same examples each time; with --long many others."""
-    return settings(
-        max_examples=count * 20 if LONG else count,
-        derandomize=not LONG,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-
-
 SLIPPY = """True None null // # /* ,} ,] ``` <think> </think> “ ” ' ', " ": \\ { } [ ]
     a: [1] {"a":1} {'a':1} }[1] ]{"a":1}""".split()
 SLIPPY += ["\n", "\n```\n", "\n```\nls\n```\n[1]\n```\n", "\u2028", "\ud800", "it's"]
@@ -2161,7 +2139,9 @@ def test_escalate_among_the_faults_is_the_fall_back(go):
     down, other = named("down", *[busy(500)] * 3), named("other", busy(500), "x", "7")
     waits = []
     faults = [loop.escalate(other), *loop.FAULTS]
-    result = loop.run("n?", int, call=down, faults=faults, driver=hurried(waits))
+    result = loop.run(
+        "n?", int, call=down, faults=faults, driver=without_waiting(waits)
+    )
     assert result.value == 7
     used = [attempt.call for attempt in result.attempts]
     assert used == ["down"] * 2 + ["other"] * 3
@@ -2239,17 +2219,6 @@ def test_hopeless_model_is_stopped_at_its_third_equal_reply(go, seed):
 def by_name(names, rows):
     """A table of cases: each row has a name."""
     return pytest.mark.parametrize(names, list(rows.values()), ids=list(rows))
-
-
-def fuzzed(examples):
-    """Settings of a property: new examples each time with --long, else the same."""
-    return settings(
-        max_examples=examples,
-        derandomize=not LONG,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 HI = [{"role": "user", "content": "hi"}]
@@ -2495,7 +2464,7 @@ def httpx_client(request):
         yield client
 
 
-@fuzzed(100)
+@tried(100)
 @given(body=odd_bodies, status=odd_statuses, headers=odd_headers)
 def test_any_response_is_a_reply_or_a_call_error(
     served, httpx_client, body, status, headers
@@ -3113,7 +3082,7 @@ HIDDEN = "\x1b\x07\x9b\r\x08\0\x7f\u202e\u200b\ufeff\U000e0041\ud800\u2028\u3164
 HIDDEN += "\u1160\uffa0\u034f\u17b4\u180b\U000e0100\U000e01ef"
 
 
-@fuzzed(200)
+@tried(200)
 @given(text=some.text(some.characters()))
 def test_visible_escapes_what_acts_on_a_terminal_or_hides_and_nothing_else(text):
     for harmless in (
@@ -3449,7 +3418,7 @@ any_text = some.text(some.characters()) | some.sampled_from(
 )
 
 
-@fuzzed(40)
+@tried(40)
 @given(text=any_text, ask=any_text, name=any_text)
 def test_any_text_comes_back_from_the_tape_as_it_was(text, ask, name):
     """Line breaks, U+2028, lone surrogates, NUL, a record within a text."""
@@ -3667,7 +3636,7 @@ def test_faults_between_good_replies_do_not_make_the_waits_longer():
     outcomes = [it for n in range(6) for it in (busy, f"x{n}")]
     waits = []
     options = {"fixes": [resample], "limits": loop.Limits(tries=6)}
-    driver = by_hand(waits)
+    driver = without_waiting(waits)
     loop.run("?", int, call=loop.scripted(*outcomes), driver=driver, **options)
     assert len(waits) == 6 and all(1 <= wait <= 1.25 for wait in waits)
 
@@ -6077,6 +6046,8 @@ print(loop.run("x", loop.json_with(a=int), call=call, watch=loop.show).value)
 # Stress tests -------------------------------------------------------------------------
 
 on_posix = pytest.mark.skipif(os.name != "posix", reason="signals, mounts, /proc")
+# 15. Stress tests -------------------------------------------------------------------
+
 WITH_PARTS = f"{HERE}{os.pathsep}{EXAMPLES / 'parts'}"
 
 # What a process of the kill tests does: a third of its items need two replies. Each
