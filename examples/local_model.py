@@ -100,9 +100,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     address = f"{server().listening_address}/v1"
-    print(f"export OPENAI_BASE_URL={address} OPENAI_MODEL={NAME}", flush=True)
-    print("serving until Ctrl-C", file=sys.stderr)
     with suppress(KeyboardInterrupt):
+        print(f"export OPENAI_BASE_URL={address} OPENAI_MODEL={NAME}", flush=True)
+        print("serving until Ctrl-C", file=sys.stderr)
         threading.Event().wait()
 
 

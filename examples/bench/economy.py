@@ -16,32 +16,34 @@
 """Situation: what should be sent after a bad reply? Ways of asking again, side by side.
 
     uv run examples/bench/economy.py TAPES -n 3         a look, in some minutes
-    uv run examples/bench/economy.py TAPES              the half to tune on: an hour
-    uv run examples/bench/economy.py TAPES --half held  the half held back, at the end
+    uv run examples/bench/economy.py TAPES              30 items each to tune on
+    uv run examples/bench/economy.py TAPES --held       50 items each held back: an hour
 
-Five families of tasks whose answers are known, 100 items each in two halves, 8 tries an
-item, on a small real model (see local_model.py; or set OPENAI_BASE_URL). Each strategy
-gets the same items and judges. You see what was accepted, what of it is correct, and
-what a correct one costs in tokens; --weight 8 counts a token that is written as 8 that
-are read. All is on tapes in the folder TAPES: stop it, start it, and nothing is asked
-twice. The judge of the family "code" runs what the model wrote, for a second, with
-little memory: that limits accidents, no attackers. Exit status: 0; 2 for a wrong
-argument; 3 if no reply came; 130 after Ctrl-C, with the figures of what is done.
+Eight kinds of task, four tries an item, on a small real model (see local_model.py; or
+set OPENAI_BASE_URL). In four kinds a repair can make a bad reply good: JSON, quotes in
+JSON, labels, code. In the other four, texts with limits, it cannot. Each policy gets
+the same items, judges and first seeds. You see what was accepted, what of that is
+correct, and what an accepted one cost in tokens, read and written, as a share of what
+"the same prompt again" needed for one, with a 90 % interval (bootstrap over the items
+of each kind). All is on tapes in the folder TAPES: stop it, start it, and nothing is
+asked twice. The judge of code runs what the model wrote, for a second, with little
+memory: that limits accidents, not attackers. Exit status: 0; 2 for a wrong argument; 3
+if no reply came; 130 after Ctrl-C, with the figures of what is done.
 """
 
 import argparse
 import ast
 import json
 import math
+import os
 import random
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,30 +52,26 @@ sys.path[:0] = [str(EXAMPLES.parent), str(EXAMPLES)]  # where loop.py and parts 
 
 import extract
 from local_model import model
-from parts.batch import each
+from parts.batch import each, join_results
 from parts.judges import grounded, no_echo
-from parts.more_fixes import with_example
 
 from loop import (
     FIXES,
-    REPAIRS,
     Ask,
     Hook,
     Limits,
     Reject,
     Result,
-    Spent,
     State,
     all_of,
-    ask_again,
-    cut_by_length,
-    empty_reply,
+    check,
     json_with,
+    one_of,
     run,
     scripted,
 )
 
-TRIES = 8
+TRIES = 4
 
 # The tasks ----------------------------------------------------------------------------
 
@@ -82,31 +80,45 @@ TRIES = 8
 class Family:
     """A kind of task: `ask`, `judge` and `correct` get the number of the item."""
 
+    repairs_help: bool
     most: int  # tokens of a reply
-    example: str  # of another item: what was asked, and a right answer
-    ask: Callable[[int], str]
+    ask: Callable[[int], str | list[dict[str, str]]]
     judge: Callable[[int], Hook]
-    correct: Callable[[int, Any], bool]
-    keys: dict[str, Any]  # of the JSON object that is asked for; none: a plain text
+    # What the judge cannot know; of a text with limits, it knows all.
+    correct: Callable[[int, Any], bool] = lambda *_: True
+    keys: dict[str, Any] = field(default_factory=dict)  # of the JSON object to give
 
 
 PEOPLE = extract.items()
-EVENTS = ("built", "destroyed by a fire", "sold to the town")
-PLACES = (
-    "museum library theatre castle market school harbour garden bridge mill".split()
-)
-# Of a place: what a claim says of it, and the sentence that shows it.
-CLAIMS = {
-    "is old": "It was built in {year}.",
-    "is expensive to visit": "A ticket costs {price} dollars.",
-    "is popular": "More than {crowd} people come every day.",
-    "is hard to reach": "The nearest bus stops {far} miles away.",
-    "is closed in winter": "From November to March its doors are locked.",
-}
+TOPICS = (
+    "winter bread trains cats rivers chess school rain music markets islands candles "
+    "bicycles gardens coffee snow bridges letters clocks dogs forests pianos lakes "
+    "birds tea kites maps boots lamps ships paper horses apples windows summer "
+    "painting sheep radio castles dancing bees soup mirrors tigers chairs robots "
+    "swimming stars rice hats theatre shoes mountains cheese roses football "
+    "newspapers cameras doctors storms mice ladders comets pockets violins deserts "
+    "pepper umbrellas tunnels wolves honey ropes sculpture carpets skating owls "
+    "marble lanterns circuses plums"
+).split()
 WORDS = (
     "river lamp soldier garden snow letter bridge window baker storm piano forest "
     "train apple teacher island clock mountain ship candle"
 ).split()
+THINGS = (
+    "film hotel meal concert book tour play museum course show trip opera game lecture"
+).split()
+OPINIONS = {
+    "positive": (
+        "I loved every minute of the {}.",
+        "What a wonderful {}, I will come back.",
+        "The {} was far better than I had hoped.",
+    ),
+    "negative": (
+        "The {} was a waste of money.",
+        "What a terrible {}, never again.",
+        "I was bored by the {} and left early.",
+    ),
+}
 
 
 class Exercise(NamedTuple):
@@ -118,15 +130,9 @@ class Exercise(NamedTuple):
 
 
 CODE = [
-    Exercise(
-        "f(x) that returns x times {n}", lambda n, x: x * n, [(2,), (5,), (0,), (-3,)]
-    ),
-    Exercise(
-        "f(x) that returns x plus {n}", lambda n, x: x + n, [(1,), (7,), (0,), (-9,)]
-    ),
-    Exercise(
-        "f(x) that returns {n} minus x", lambda n, x: n - x, [(4,), (1,), (0,), (-2,)]
-    ),
+    Exercise("f(x) that returns x times {n}", lambda n, x: x * n, [(2,), (5,), (-3,)]),
+    Exercise("f(x) that returns x plus {n}", lambda n, x: x + n, [(1,), (7,), (-9,)]),
+    Exercise("f(x) that returns {n} minus x", lambda n, x: n - x, [(4,), (1,), (-2,)]),
     Exercise(
         "f(x) that returns x squared plus {n}",
         lambda n, x: x**2 + n,
@@ -145,12 +151,12 @@ CODE = [
     Exercise(
         "f(a, b) that returns a times b plus {n}",
         lambda n, a, b: a * b + n,
-        [(2, 3), (1, 1), (0, 9), (-2, 4)],
+        [(2, 3), (1, 1), (-2, 4)],
     ),
     Exercise(
         "f(x) that returns True if x is greater than {n}, else False",
         lambda n, x: x > n,
-        [(100,), (-5,), (12,), (2,)],
+        [(100,), (-5,), (2,)],
     ),
     Exercise(
         "f(v) that returns the list v with {n} added to each number",
@@ -165,96 +171,35 @@ CODE = [
 ]
 
 
-def history_of(number: int) -> tuple[str, str, int]:
-    """Return a question, the text that has the answer, and the answer: a year."""
-    place, first = PLACES[number * 3 % 10], 1500 + number * 2
-    years = dict(zip(EVENTS, (first, first + 60 + number % 7, first + 90), strict=True))
-    sentences = " ".join(f"It was {event} in {year}." for event, year in years.items())
-    event = EVENTS[number // 10 % 3]
-    question = f"In which year was the {place} {event}?"
-    return question, f"This is the {place}. {sentences}", years[event]
-
-
-def ask_year(number: int) -> str:
-    """Return what is asked of a year."""
-    question, text, _ = history_of(number)
-    return f"{question} Answer as JSON with the key year (integer).\n\nText: {text}"
-
-
-def year_judge(number: int) -> Hook:
-    """Return the judge of a year, which knows the text and not the answer."""
-    return all_of(json_with(year=int), grounded(history_of(number)[1], "year"))
-
-
-def passage(number: int) -> tuple[str, list[str], str]:
-    """Return a claim, the sentences of a passage, and the one that shows it."""
-    place, claims = PLACES[number % 10], list(CLAIMS)
-    claim = claims[number // 10 % 5]
-    numbers = {"year": 1480 + number * 3, "price": 30 + number % 50}
-    numbers |= {"crowd": 2000 + number * 10, "far": 5 + number % 20}
-    order = [claims[(number // 10 + n + number % 3) % 5] for n in range(5)]
-    others = [other for other in order if other != claim]
-    sentences = [CLAIMS[it].format(**numbers) for it in (claim, *others[:2])]
-    shows = sentences[0]
-    random.Random(number).shuffle(sentences)
-    return f"the {place} {claim}", [f"This is the {place}.", *sentences], shows
-
-
 def ask_quote(number: int) -> str:
-    """Return what is asked of a passage."""
-    claim, sentences, _ = passage(number)
+    """Return what is asked of a sentence: a name, and words of it."""
     return (
-        f"Which sentence of the text shows that {claim}? Copy that sentence, and write "
-        f"nothing else.\n\nText: {' '.join(sentences)}"
+        "Give the name of the person in this sentence, and a quote from it, as JSON "
+        f"with the keys name (string) and quote (string).\n\n"
+        f"Sentence: {PEOPLE[number][0]}"
     )
 
 
 def quote_judge(number: int) -> Hook:
-    """Return the judge of a quote: one sentence of the passage, and one alone."""
-    _, sentences, _ = passage(number)
-
-    def quote(text: str) -> str:
-        found = [it for it in sentences if it.rstrip(".").lower() in text.lower()]
-        if len(found) != 1:
-            raise Reject(f"{len(found)} sentences of the text are copied, expected 1")
-        return found[0]
-
-    return quote
-
-
-def keywords(number: int) -> list[str]:
-    """Return three words that a sentence has to have."""
-    return random.Random(number).sample(WORDS, 3)
-
-
-def ask_keywords(number: int) -> str:
-    """Return what is asked of three words."""
-    return f"Write one sentence that contains the words: {', '.join(keywords(number))}."
-
-
-def keywords_judge(number: int) -> Hook:
-    """Return the judge of a sentence: it has the words, and is not the question."""
-    words = keywords(number)
-
-    def sentence(text: str) -> str:
-        missing = [it for it in words if not re.search(rf"(?i)\b{it}s?\b", text)]
-        if missing:
-            raise Reject(f"missing: {', '.join(missing)}", score=-len(missing))
-        if not 6 <= len(text.split()) <= 40:
-            raise Reject("expected one sentence of 6 to 40 words")
-        return text
-
-    return all_of(no_echo(ask_keywords(number), 30), sentence)
-
-
-def keywords_correct(number: int, text: str) -> bool:
-    """Return whether it is one whole sentence: no list, and no talk about words."""
-    whole = re.fullmatch(r"\s*[\"']?[A-Z][^.!?\n:]*[.!?][\"']?\s*", text)
-    other = set(re.findall(r"[a-z]+", text.lower())) - set(keywords(number))
-    about_words = other & {"word", "words", "sentence"}
-    return (
-        bool(whole) and not about_words and len(other - {"a", "an", "and", "the"}) >= 4
+    """Return the judge of a name and a quote: both stand in the sentence."""
+    long_enough = check(
+        lambda found: len(found["quote"].split()) >= 3, "quote: under three words"
     )
+    quoted = grounded(PEOPLE[number][0], "name", "quote")
+    return all_of(json_with(name=str, quote=str), long_enough, quoted)
+
+
+def review(number: int) -> tuple[str, str]:
+    """Return a review, and what it is."""
+    mood = ("positive", "negative")[number % 2]
+    opinion = OPINIONS[mood][number // 2 % 3]
+    return opinion.format(THINGS[number // 6]), mood
+
+
+def ask_label(number: int) -> str:
+    """Return what is asked of a review."""
+    question = "Is this review positive or negative? Answer with one word."
+    return f"{question}\n\nReview: {review(number)[0]}"
 
 
 def exercise(number: int) -> tuple[str, list[tuple[tuple[Any, ...], Any]]]:
@@ -291,11 +236,6 @@ def code_judge(number: int, tried: int = 1) -> Hook:
     return code
 
 
-def code_correct(number: int, text: str) -> bool:
-    """Return whether a function is right for all of the arguments that are known."""
-    return bool(run("-", code_judge(number, 99), call=scripted(text), fixes=()))
-
-
 LAUNCHER = """
 import sys
 try:
@@ -315,88 +255,171 @@ def last_line_of(program: str) -> str:
         command = [sys.executable, "-I", "-B", "-c", LAUNCHER, program]
         files = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
         try:
-            subprocess.run(command, cwd=folder, env={}, timeout=3, check=False, **files)
+            subprocess.run(command, cwd=folder, env={}, timeout=9, check=False, **files)
         except subprocess.TimeoutExpired:
-            return "no end within 3 seconds"
+            return "no end within 9 seconds"
         out.seek(0)
         lines = out.read(2**20).strip().splitlines()
     return lines[-1][:200] if lines else "nothing"
 
 
+def most_words(number: int) -> int:
+    """Return how many words a sentence may have."""
+    return 8 + number % 5 * 2
+
+
+def ask_words(number: int) -> str:
+    """Return what is asked of a sentence with a limit."""
+    most = most_words(number)
+    return f"Write one sentence about {TOPICS[number]} with at most {most} words."
+
+
+def words_judge(number: int) -> Hook:
+    """Return the judge of a sentence with a limit: it has four words, and its topic."""
+    topic, most = TOPICS[number], most_words(number)
+
+    def sentence(text: str) -> str:
+        size = len(text.split())
+        if not 4 <= size <= most:
+            raise Reject(f"expected 4 to {most} words, found {size}")
+        if topic.rstrip("s") not in text.lower():
+            raise Reject(f"it is not about {topic}")
+        return text
+
+    return all_of(no_echo(ask_words(number), 30), sentence)
+
+
+def keywords(number: int) -> list[str]:
+    """Return two words that a sentence has to have."""
+    return random.Random(number).sample(WORDS, 2)
+
+
+def ask_keywords(number: int) -> str:
+    """Return what is asked of two words."""
+    one, other = keywords(number)
+    return (
+        f"Write one sentence with the words {one} and {other}. Do not use the word is."
+    )
+
+
+def keywords_judge(number: int) -> Hook:
+    """Return the judge of a sentence with two words, and without another."""
+
+    def sentence(text: str) -> str:
+        found = re.findall(r"[a-z]+", text.lower())
+        missing = [it for it in keywords(number) if it not in found]
+        if missing:
+            raise Reject(f"missing: {', '.join(missing)}", score=-len(missing))
+        if "is" in found:
+            raise Reject("it has the word is")
+        if not 6 <= len(found) <= 40:
+            raise Reject(f"expected 6 to 40 words, found {len(found)}")
+        return text
+
+    return all_of(no_echo(ask_keywords(number), 30), sentence)
+
+
+def after_example(ask: str, reply: str, number: int) -> list[dict[str, str]]:
+    """Return what is asked of a topic, with a turn before it as an example."""
+    turns = (("user", ask.format("tea")), ("assistant", reply))
+    turns = (*turns, ("user", ask.format(TOPICS[number])))
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def ask_bullets(number: int) -> list[dict[str, str]]:
+    """Return what is asked of a list."""
+    example = "- It is made of leaves.\n- It comes from China.\n- People drink it hot."
+    lines = example.split("\n")[: 2 + number % 2]
+    ask = f"List {len(lines)} facts about {{}}, as bullets."
+    return after_example(ask, "\n".join(lines), number)
+
+
+def bullets_judge(number: int) -> Hook:
+    """Return the judge of a list: so many lines, with a mark and two words or more."""
+
+    def bullets(text: str) -> list[str]:
+        lines = text.strip().split("\n")
+        found = [
+            it for it in lines if re.match(r"\s*([-*\u2022]|\d+[.)])\s+\S+\s+\S", it)
+        ]
+        if len(found) < len(lines):
+            raise Reject("not every line is a bullet")
+        if len(found) != 2 + number % 2:
+            raise Reject(f"expected {2 + number % 2} bullets, found {len(found)}")
+        return found
+
+    return bullets
+
+
+def ask_ending(number: int) -> list[dict[str, str]]:
+    """Return what is asked of a story."""
+    ask = "Tell a story about {} in two sentences. Finish with: The end."
+    return after_example(ask, "A man drank tea. He fell asleep. The end.", number)
+
+
+def ending_judge(number: int) -> Hook:
+    """Return the judge of a story: its ending, and that something comes before it."""
+
+    def ending(text: str) -> str:
+        if not text.strip().endswith("The end."):
+            raise Reject("it does not end with: The end.")
+        if not 8 <= len(text.split()) <= 60:
+            raise Reject(f"expected 8 to 60 words, found {len(text.split())}")
+        return text
+
+    return ending
+
+
 FAMILIES = {
     "person": Family(
+        repairs_help=True,
         most=64,
-        example='Sentence: Anna Berg, 34, sings.\n{"name": "Anna Berg", "age": 34}',
         ask=lambda n: extract.PROMPT + PEOPLE[n][0],
         judge=lambda n: extract.judge(PEOPLE[n][0]),
         correct=lambda n, value: extract.correct(PEOPLE[n][0], value),
         keys={"name": str, "age": int},
     ),
-    "year": Family(
-        most=64,
-        example='The text: The tower was painted in 1950.\n{"year": 1950}',
-        ask=ask_year,
-        judge=year_judge,
-        correct=lambda n, value: value["year"] == history_of(n)[2],
-        keys={"year": int},
-    ),
     "quote": Family(
-        most=64,
-        example="Which sentence shows that the hotel is small? It has only four rooms.",
+        repairs_help=True,
+        most=80,
         ask=ask_quote,
         judge=quote_judge,
-        correct=lambda n, text: text == passage(n)[2],
-        keys={},
+        correct=lambda n, value: value["name"] == PEOPLE[n][1]["name"],
+        keys={"name": str, "quote": str},
     ),
-    "keywords": Family(
-        most=48,
-        example="The words: dog, moon. The dog barked at the moon all night.",
-        ask=ask_keywords,
-        judge=keywords_judge,
-        correct=keywords_correct,
-        keys={},
+    "label": Family(
+        repairs_help=True,
+        most=24,
+        ask=ask_label,
+        judge=lambda _: one_of(*OPINIONS),
+        correct=lambda n, value: value == review(n)[1],
     ),
     "code": Family(
+        repairs_help=True,
         most=112,
-        example="f(x) that returns half of x:\ndef f(x):\n    return x / 2",
         ask=ask_code,
         judge=code_judge,
-        correct=code_correct,
-        keys={},
+        correct=lambda n, text: bool(judge_text(code_judge(n, 99), text)),
     ),
+    "words": Family(False, 48, ask_words, words_judge),
+    "keywords": Family(False, 48, ask_keywords, keywords_judge),
+    "bullets": Family(False, 96, ask_bullets, bullets_judge),
+    "ending": Family(False, 64, ask_ending, ending_judge),
 }
 
-# The strategies: what is asked after a rejected reply ---------------------------------
-
-
-def strategies(family: Family) -> dict[str, Hook]:
-    """Return the task, as `each` takes it, of each strategy."""
-    example = with_example(family.example)
-    lists = {
-        "defaults": FIXES,
-        "example": [*REPAIRS, cut_by_length, empty_reply, example],
-        "lean": [*REPAIRS, afresh],
-        "again": [same_again],
-        "history": [history],
-        "repaired": [*REPAIRS, history],
-    }
-    tasks = {name: partial(by_loop, family, fixes) for name, fixes in lists.items()}
-    return tasks | {"library": partial(by_library, family)}
-
+# The policies: what is asked after a rejected reply -----------------------------------
 
 MEANING = """\
-defaults  loop.py as it is: repairs, then afresh, then with the complaint as a note
-lean      its repairs; then afresh, each time, and no more tokens after a cut
-example   its repairs; then afresh with a worked example
-again     the same prompt again, with another seed; no repairs (tenacity's way)
-history   the reply and the error appended; no repairs (instructor's way)
-repaired  loop.py's repairs; then the reply and the error appended
-library   the library instructor, by JSON schema (its own re-asks; a cut ends it)"""
-
-
-def afresh(state: State) -> Ask | None:
-    """Ask the task again, with another seed and nothing else."""
-    return ask_again(state)
+defaults   FIXES of loop.py
+again      the same prompt again, with another seed; no repairs (tenacity's way)
+history    the reply and the error appended; no repairs (instructor's way)
+schema     one reply, constrained by a JSON schema (response_format)
+schema+    the same, with FIXES of loop.py
+library    the library instructor, by JSON schema"""
+POLICIES = [line.split()[0] for line in MEANING.splitlines()]
+# Of what kinds of task; the others are for all.
+ONLY_FOR = {"schema": ("person", "quote"), "schema+": ("person", "quote")}
+ONLY_FOR["library"] = ("person",)
 
 
 def same_again(state: State) -> Ask:
@@ -412,10 +435,27 @@ def history(state: State) -> Ask:
     return Ask(messages, seed=state.settings["seed"] + 1)
 
 
-def by_loop(family: Family, fixes: list[Hook], item: int, run: Hook) -> Result[Any]:
+FIXES_OF: dict[str, list[Hook]] = {
+    "defaults": FIXES,
+    "again": [same_again],
+    "history": [history],
+    "schema": [],
+    "schema+": FIXES,
+}
+
+
+def by_loop(policy: str, family: Family, item: int, run: Hook) -> Result[Any]:
     """Return the result of an item by a list of fix-ups."""
+    settings: dict[str, Any] = {}
+    if policy.startswith("schema"):
+        kinds = {str: "string", int: "integer"}
+        members = {key: {"type": kinds[kind]} for key, kind in family.keys.items()}
+        shape = {"type": "object", "properties": members, "required": [*members]}
+        constraint = {"name": "answer", "schema": shape, "strict": True}
+        settings["response_format"] = {"type": "json_schema", "json_schema": constraint}
+    ask = Ask(family.ask(item), **settings)
     limits = Limits(tries=TRIES)
-    return run(family.ask(item), family.judge(item), fixes=fixes, limits=limits)
+    return run(ask, family.judge(item), fixes=FIXES_OF[policy], limits=limits)
 
 
 def by_library(family: Family, item: int, run: Hook) -> Result[Any]:
@@ -438,19 +478,14 @@ def by_library(family: Family, item: int, run: Hook) -> Result[Any]:
     client = instructor.patch(create=create, mode=instructor.Mode.JSON_SCHEMA)
     messages = [{"role": "user", "content": family.ask(item)}]
     shape = answer_model(family, item)
+    value, why = None, "accepted"
     try:
         answer = client(messages=messages, response_model=shape, max_retries=TRIES - 1)
-        result = judge_answer(family, item, answer)
+        value = judge_text(family.judge(item), answer.model_dump_json()).value
     except InstructorError as error:
         why = f"{type(error).__name__}: {error}"
-        result = Result(None, False, why, None, [], Spent())
-    result.attempts = [attempt for one in results for attempt in one.attempts]
-    result.spent = Spent(
-        calls=sum(one.spent.calls for one in results),
-        tokens=sum(one.spent.tokens for one in results),
-        reused=sum(one.spent.reused for one in results),
-    )
-    return result
+    joined = join_results(value, *results)
+    return replace(joined, value=value, accepted=why == "accepted", why=why)
 
 
 def completion_of(reply: Any) -> Any:
@@ -469,29 +504,21 @@ def answer_model(family: Family, item: int) -> Any:
     import pydantic
 
     def validate(answer: Any) -> Any:
-        result = judge_answer(family, item, answer)
+        result = judge_text(family.judge(item), answer.model_dump_json())
         if not result:
             raise ValueError(result.attempts[-1].complaint)
         return answer
 
-    keys = family.keys or {"answer": str}
     return pydantic.create_model(
         "Answer",
         __validators__={"validate": pydantic.model_validator(mode="after")(validate)},
-        **{key: (kind, ...) for key, kind in keys.items()},
+        **{key: (kind, ...) for key, kind in family.keys.items()},
     )
 
 
-def judge_answer(family: Family, item: int, answer: Any) -> Result[Any]:
-    """Return what the judge of an item says of an answer by the library."""
-    return judge_text(
-        family, item, answer.model_dump_json() if family.keys else answer.answer
-    )
-
-
-def judge_text(family: Family, item: int, text: str) -> Result[Any]:
-    """Return what the judge of an item says of a text."""
-    return run("-", family.judge(item), call=scripted(text), fixes=())
+def judge_text(judge: Hook, text: str) -> Result[Any]:
+    """Return what a judge says of a text."""
+    return run("-", judge, call=scripted(text), fixes=())
 
 
 # The figures --------------------------------------------------------------------------
@@ -503,105 +530,112 @@ class Row(NamedTuple):
     accepted: bool
     correct: bool
     calls: int
-    tokens: float
+    tokens: int
 
 
-def measure(
-    strategy: str, name: str, items: list[int], tapes: Path, weight: float
-) -> list[Row]:
-    """Return what a strategy made of some items of a family.
+Rows = dict[str, list[Row]]  # by the kind of task
 
-    A written token counts `weight` times.
-    """
+
+def measure(policy: str, name: str, items: Sequence[int], tapes: Path) -> list[Row]:
+    """Return what a policy made of some items of a kind."""
     family, rows = FAMILIES[name], list[Row]()
     call = model(temperature=0.7, max_tokens=family.most, seed=1)
-    tape = tapes / f"{strategy}-{name}.jsonl"
-    task = strategies(family)[strategy]
-    print(f"{strategy}, {name}:", file=sys.stderr)
+    task = partial(by_loop, policy, family)
+    if policy == "library":
+        task = partial(by_library, family)
+    print(f"{policy}, {name}:", file=sys.stderr)
     # Some ways end alike for all items of a family: that is a result, no broken batch.
+    tape = tapes / f"{policy}-{name}.jsonl"
     options = {"call": call, "tape": tape, "workers": 1, "give_up_after": math.inf}
     for item, result in zip(items, each(task, items, **options), strict=True):
         if result.error:
             raise result.error
-        replies = [attempt.reply for attempt in result.attempts if attempt.reply]
-        if not replies:
+        if not any(attempt.reply for attempt in result.attempts):
             print(f"no reply came: {result}", file=sys.stderr)
             raise SystemExit(3)
         correct = bool(result) and family.correct(item, result.value)
-        written = sum(reply.output_tokens or 0 for reply in replies)
-        tokens = result.spent.tokens + (weight - 1) * written
-        rows.append(Row(bool(result), correct, result.spent.calls, tokens))
+        row = Row(bool(result), correct, result.spent.calls, result.spent.tokens)
+        rows.append(row)
     return rows
 
 
-def tokens_per_correct(rows: list[Row], at: Sequence[int]) -> float:
-    """Return the tokens that a correct result has cost, of the items at places."""
-    correct = sum(rows[n].correct for n in at)
-    return sum(rows[n].tokens for n in at) / correct if correct else math.inf
+def joined(rows: Rows) -> list[Row]:
+    """Return the rows of all kinds of task."""
+    return [row for own in rows.values() for row in own]
 
 
-def ratio_of_tokens(own: list[Row], others: list[Row], at: Sequence[int]) -> float:
-    """Return what a correct result has cost, as a share of what others need for it."""
-    mine, theirs = tokens_per_correct(own, at), tokens_per_correct(others, at)
-    return math.nan if mine == theirs == math.inf else mine / theirs
+def tokens_per_accepted(rows: list[Row]) -> float:
+    """Return the tokens that an accepted reply has cost."""
+    accepted = sum(row.accepted for row in rows)
+    return sum(row.tokens for row in rows) / accepted if accepted else math.inf
 
 
-def interval(figure: Callable[[Sequence[int]], float], size: int) -> list[float]:
-    """Return a figure of all items, and its 95 % bootstrap interval."""
-    chance, everything = random.Random(1), range(size)
-    drawn = [figure(chance.choices(everything, k=size)) for _ in range(2000)]
-    drawn.sort(key=lambda it: (math.isnan(it), it))  # NaN is in no order
-    return [figure(everything), drawn[50], drawn[1949]]
+def share_of_again(own: Rows, again: Rows) -> list[float]:
+    """Return what an accepted reply costs, as a share of what "again" needs for it,
+    with the ends of its 90 % interval. Items are drawn in pairs, within their kind."""
+
+    def ratio(drawn: dict[str, Sequence[int]]) -> float:
+        mine, theirs = (
+            tokens_per_accepted([rows[kind][n] for kind in drawn for n in drawn[kind]])
+            for rows in (own, again)
+        )
+        return math.nan if mine == theirs == math.inf else mine / theirs
+
+    chance, sizes = random.Random(1), {kind: len(it) for kind, it in own.items()}
+    whole = ratio({kind: range(size) for kind, size in sizes.items()})
+    shares: list[float] = []
+    for _ in range(2000):
+        drawn = {kind: chance.choices(range(n), k=n) for kind, n in sizes.items()}
+        shares.append(ratio(drawn))
+    shares.sort(key=lambda it: (math.isnan(it), it))  # NaN is in no order
+    return [whole, shares[100], shares[1899]]
 
 
-def figures(rows: dict[str, list[Row]]) -> dict[str, dict[str, Any]]:
-    """Return the figures of each strategy, compared item by item with two of them."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, own in rows.items():
-        size, accepted = len(own), sum(row.accepted for row in own)
-        tokens = sum(row.tokens for row in own)
-        found[name] = {
-            "items": size,
-            "accepted": accepted,
-            "correct": sum(row.correct for row in own),
-            "calls_per_item": sum(row.calls for row in own) / size,
-            "tokens_per_accepted": tokens / accepted if accepted else math.inf,
-            "tokens_per_correct": interval(partial(tokens_per_correct, own), size),
-        }
-        for other in ("again", "library"):
-            if other in rows and other != name:
-                ratio = partial(ratio_of_tokens, own, rows[other])
-                found[name][f"of_{other}"] = interval(ratio, size)
+def figures(rows: dict[str, Rows]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the figures of each group of tasks, and in it of each policy."""
+    groups = {name: [name] for name in FAMILIES}
+    helped = [name for name, family in FAMILIES.items() if family.repairs_help]
+    groups["where repairs help"] = helped
+    groups["where they cannot"] = [name for name in FAMILIES if name not in helped]
+    groups["in all"] = [*FAMILIES]
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for group, names in groups.items():
+        found[group] = {}
+        for policy, own in rows.items():
+            if not own.keys() >= set(names):
+                continue
+            part = {name: own[name] for name in names}
+            its = joined(part)
+            facts: dict[str, Any] = {"items": len(its)}
+            facts["accepted"] = sum(row.accepted for row in its)
+            facts["correct"] = sum(row.correct for row in its)
+            facts["calls_per_item"] = sum(row.calls for row in its) / len(its)
+            facts["tokens_per_accepted"] = tokens_per_accepted(its)
+            again = rows.get("again", {})
+            if policy != "again" and again.keys() >= set(names):
+                facts["of_again"] = share_of_again(
+                    part, {it: again[it] for it in names}
+                )
+            found[group][policy] = facts
     return found
 
 
-HEAD = """\
-                             calls   tokens  tokens per     the same,          the same,
-         accepted correct per item per acc.  correct        again = 1        library = 1
-"""
-
-
-def table(found: dict[str, dict[str, Any]]) -> str:
+def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Return the figures as lines of text."""
-    lines = [HEAD]
-    for name, it in found.items():
-        line = f"{name:9}{it['accepted']:8}{it['correct']:8}{it['calls_per_item']:7.2f}"
-        cost, low, high = it["tokens_per_correct"]
-        line += f"{it['tokens_per_accepted']:9.0f} {cost:6.0f} {low:>6.0f}-{high:<7.0f}"
-        for other in ("of_again", "of_library"):
-            ratio = "{:.2f} ({:.2f}-{:.2f})".format(*it[other]) if other in it else ""
-            line += f"{ratio:19}"
-        lines.append(line.rstrip())
+    head = "items accepted correct calls per item tokens per accepted"
+    lines = [f"{'':28}{head}  again = 1"]
+    for group, policies in found.items():
+        for number, (policy, facts) in enumerate(policies.items()):
+            line = f"{'' if number else group:18} {policy:9}{facts['items']:5}"
+            line += f"{facts['accepted']:9}{facts['correct']:8}"
+            line += (
+                f"{facts['calls_per_item']:15.2f}{facts['tokens_per_accepted']:20.0f}"
+            )
+            if "of_again" in facts:
+                line += "  {:.2f} ({:.2f}-{:.2f})".format(*facts["of_again"])
+            lines.append(line)
+        lines.append("")
     return "\n".join(lines)
-
-
-def in_short(rows: list[Row]) -> str:
-    """Return what was accepted, and correct, and the tokens for each correct one."""
-    accepted, correct = sum(it.accepted for it in rows), sum(it.correct for it in rows)
-    return f"{accepted} / {correct} {tokens_per_correct(rows, range(len(rows))):6.0f}"
-
-
-STRATEGIES = [line.split()[0] for line in MEANING.splitlines()]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -610,22 +644,22 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tapes", type=Path, help="the folder to keep all replies in")
+    parser.add_argument("-n", type=int, help="items a kind of task, up to 30, or 50")
     parser.add_argument(
-        "-n", type=int, default=50, help="items a family, up to 50 (50)"
+        "--held", action="store_true", help="those held back, once all is decided"
     )
-    parser.add_argument("--half", choices=("tune", "held"), default="tune")
-    parser.add_argument(
-        "--weight", type=float, default=1, help="of a token that is written (1)"
-    )
-    parser.add_argument("--only", nargs="+", metavar="STRATEGY", help="some of them")
+    parser.add_argument("--only", nargs="+", metavar="POLICY", help="some of them")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
     options = parser.parse_args()
-    options.only = options.only or STRATEGIES
-    if not 1 <= options.n <= 50:
-        parser.error(f"-n {options.n}: a half has 1 to 50 items a family")
-    if wrong := set(options.only) - set(STRATEGIES):
-        parser.error(f"{', '.join(wrong)}: the strategies are {', '.join(STRATEGIES)}")
-    options.folder = options.tapes / options.half
+    options.only = options.only or POLICIES
+    first, size = (30, 50) if options.held else (0, 30)
+    options.n = size if options.n is None else options.n
+    if not 1 <= options.n <= size:
+        parser.error(f"-n {options.n}: there are 1 to {size} items of a kind")
+    options.items = range(first, first + options.n)
+    if wrong := set(options.only) - set(POLICIES):
+        parser.error(f"{', '.join(wrong)}: the policies are {', '.join(POLICIES)}")
+    options.folder = options.tapes / ("held" if options.held else "tune")
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
         model()
@@ -637,30 +671,30 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure, and print the figures."""
     options = parse_arguments()
-    held = options.half == "held"
-    items = [n for n in range(100) if (n // 10 % 2 == 1) == held][: options.n]
-    rows: dict[str, dict[str, list[Row]]] = {name: {} for name in options.only}
+    rows: dict[str, Rows] = {policy: {} for policy in options.only}
     status = 0
     try:
-        for name in options.only:
-            for family in FAMILIES:
-                rows[name][family] = measure(
-                    name, family, items, options.folder, options.weight
-                )
+        for name in FAMILIES:
+            for policy in options.only:
+                if name in ONLY_FOR.get(policy, FAMILIES):
+                    rows[policy][name] = measure(
+                        policy, name, options.items, options.folder
+                    )
     except KeyboardInterrupt:
         status = 130
-    whole = {name: own for name, own in rows.items() if len(own) == len(FAMILIES)}
-    found = figures({name: [*chain(*own.values())] for name, own in whole.items()})
+    found = figures(rows)
     if options.json:  # NaN and infinity are no JSON
         print(json.dumps(json.loads(json.dumps(found), parse_constant=lambda _: None)))
-        return status
-    print(f"{MEANING}\n\n{table(found)}\n")
-    print(f"accepted / correct of {len(items)} each, tokens per correct:")
-    print(f"{'':9}" + "".join(f"{family:>16}" for family in FAMILIES))
-    for name, own in whole.items():
-        print(f"{name:9}" + "".join(f"{in_short(it):>16}" for it in own.values()))
+    else:
+        print(f"{MEANING}\n\n{table(found)}", end="")
     return status
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        status = main()
+    except SystemExit as error:
+        status = error.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a thread may be in a call: end without waiting for the model

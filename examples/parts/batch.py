@@ -577,7 +577,7 @@ def ends_otherwise(before: Facts, after: Facts) -> bool:
     diverged = "diverged: " in after["why"]
     if before["why"].startswith(("limit reached", STOPPED)):
         # It would have gone on; where it does so now, its task has not changed.
-        diverged = diverged and before["tries"] != after["tries"]
+        diverged = diverged and before["tries"] != after.get("tries")
     return ends[0] != ends[1] or diverged
 
 
@@ -714,7 +714,11 @@ def demo(tape: str) -> None:
 
 
 if __name__ == "__main__":
+    import argparse
     from tempfile import TemporaryDirectory
+
+    shape = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
 
     with TemporaryDirectory() as folder:
         demo(f"{folder}/runs.jsonl")

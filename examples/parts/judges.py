@@ -148,6 +148,11 @@ def probe(judge: Hook, ask: str | Messages) -> list[str]:
 
 
 if __name__ == "__main__":
+    import argparse
+
+    shape = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
+
     article = "The museum opened on Friday. Its director, Ada Smith, was not there."
     prompt = f"Who is the director? Give JSON with a name and a quote.\n\n{article}"
     plain = json_with(name=str, quote=str)

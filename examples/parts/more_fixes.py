@@ -370,6 +370,11 @@ vars(person).update(settings={"model": "person"}, price=(0.0, 0.0), blocks=True)
 
 
 if __name__ == "__main__":
+    import argparse
+
+    shape = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
+
     unsupported = "Unsupported parameter: 'max_tokens' is not supported."
     result = run(
         Ask("Who? As JSON.", max_tokens=50),
