@@ -24,8 +24,8 @@
 
 How a run goes:
 
-  - The judge returns a value: the run ends, accepted. (None rejects the reply; a bool
-    is an error, unless in Accept(True).)
+  - The judge returns a value: the run ends, accepted. (None rejects the reply; a bare
+    True or False is an error: return Accept(True).)
   - The judge raises: the reply is rejected, even by a KeyError. Only BUGS (NameError
     ...) are raised by `run`, and a time-out or a broken connection in the judge ends
     the run. The fix-ups in FIXES are tried in order; the first that returns a move
@@ -180,7 +180,7 @@ Steps = Generator["partial[Any]", Any, Any]
 FIXES: list[Hook] = []  # for a rejected reply
 FAULTS: list[Hook] = []  # for a failed call
 
-# What `run` does with an exception of a judge:
+# What `run` does with an exception of a judge; the first of these that fits:
 # - CallError, a time-out, a broken connection, an HTTP status: a service that it needs
 #   failed. The run ends, not accepted. (A fix-up's likewise; its others are raised.)
 # - One of BUGS: `run` raises it. (OSError: no model can mend a missing file.)
@@ -294,8 +294,8 @@ class Ask:
 class Question(Ask):
     """What a hook yields to get a value that this judge accepts, by a loop of its own.
 
-    It has the account, tape and limits of the run, and tries of its own. Where it gives
-    up, a CallError is raised in the hook. `yield Ask(...)` gets the Reply instead.
+    It has the account, tape and limits of the run, and its own count of tries. Where it
+    gives up, a CallError is raised in the hook. (`yield Ask(...)` gets the Reply.)
     """
 
     def __init__(
@@ -395,7 +395,7 @@ class Attempt:
 
 @dataclass(slots=True, repr=False)
 class Result(Generic[T]):
-    """How a run ended: true where a reply was accepted; short when printed."""
+    """How a run ended. bool(result) says whether a reply was accepted."""
 
     value: T | None  # what the judge returned
     accepted: bool
@@ -441,11 +441,11 @@ class State:
     fault: Any = None  # a CallError, where the last call failed
     faults_in_a_row: int = 0  # of the present call
     judged: int = 0  # replies of the present call that its judge saw
-    repeats: int = 0  # how often the last reply came from the present call
+    repeats: int = 0  # how often the present call gave the last reply: 1 for a new one
     best: Any = None  # as in Result
     best_complaint: str = ""  # about it
     attempts: list[Attempt] = field(default_factory=list[Attempt])  # append-only
-    memory: dict[Any, Any] = field(default_factory=dict[Any, Any])  # of your fix-ups
+    memory: dict[Any, Any] = field(default_factory=dict[Any, Any])  # of the fix-ups
     # What only the loop uses:
     attempt: Any = None  # the present one: a question of a hook appends others
     task_settings: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -873,8 +873,8 @@ def pattern_of_label(label: str) -> str:
 # More words would deny more than they should: a miss costs a call, a hit a wrong value.
 DENIAL = re.compile(
     r"(?i)\b(not?|non|none|nor|nothing|never|neither|cannot|hardly|barely|without"
-    r"|lacks?|doubt|unlikely|unable|unclear|unsure|wrong|incorrect|false|opposite|fails?"
-    r"|refuse|far from|rather than|other than|instead of|anything but"
+    r"|lacks?|doubt|unlikely|unable|unclear|unsure|wrong|incorrect|false|opposite"
+    r"|fails?|refuse|far from|rather than|other than|instead of|anything but"
     r"|(?:is|are|was|were|do|does|did|would|could|should|ca|wo)nt)\b"
     r"|n['`\u2019\u02bc]t\b"
 )

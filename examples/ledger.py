@@ -15,17 +15,16 @@ what the tape does not have, its outcome is not known, and is not guessed. It al
 which runs end otherwise with TASK as it is now. A run that was resumed counts once, as
 it went the last time; what was paid counts always.
 
-report --more: also why runs ended, complaints and bills, shares with their 95 %
-intervals (Wilson). --json: everything, as one JSON object on stdout. --truth
-FILE:FUNCTION, function(item, value) -> bool: what it denies does not count as accepted.
---svg FILE: a picture, too. Exit status: 0; 1 if TASK as it is now loses a run that was
-accepted; 2 for a wrong argument or tape; 130 after Ctrl-C.
+report --more: also why runs ended, complaints and bills. --json: everything, as one
+JSON object on stdout. --truth FILE:FUNCTION, function(item, value) -> bool: what it
+denies does not count as accepted. --svg FILE: a picture, too. Exit status: 0; 1 if TASK
+as it is now loses a run that was accepted; 2 for a wrong argument or tape; 130 after
+Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import io
 import json
@@ -34,7 +33,6 @@ import re
 import signal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -119,16 +117,10 @@ def load_function(where: str) -> Hook:
         raise ValueError(f"{path}: there is another module {path.stem}: rename it")
     functions = [key for key, it in vars(module).items() if callable(it)]
     if name not in functions:
-        raise ValueError(f"{file} has no function {name!r}; {suggest(name, functions)}")
+        there = f"there is {', '.join(functions[:9])}"
+        raise ValueError(f"{file} has no function {name!r}: {there}")
     function: Hook = getattr(module, name)
     return function
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return what was perhaps meant by a name that is not known, or what there is."""
-    known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, 1, 0.4)
-    return f"nearest: {nearest[0]}" if nearest else f"there is {', '.join(known[:5])}"
 
 
 def is_accepted(end: Event, item: Any, truth: Hook | None) -> bool:
@@ -181,10 +173,9 @@ def report(options: Any) -> tuple[Facts, int]:
                 outcome.accepted = is_accepted(outcome.end, item, truth)
             outcomes.append(outcome)
     facts: Facts = {"runs": len(outcomes)}
-    accepted = sum(it.end is not None and it.end["accepted"] for it in outcomes)
-    facts["accepted"] = share(accepted, len(outcomes))
+    facts["accepted"] = sum(bool(it.end and it.end["accepted"]) for it in outcomes)
     if truth:
-        facts["correct"] = share(sum(it.accepted for it in outcomes), len(outcomes))
+        facts["correct"] = sum(it.accepted for it in outcomes)
     facts["ended"] = reasons_not_accepted(outcomes)
     facts["bills"] = [{"case": name} | bills[name] for name in (ALL, UNANSWERED)]
     facts["cases"] = case_figures(outcomes, bills)
@@ -313,22 +304,24 @@ def reasons_not_accepted(outcomes: list[Outcome]) -> list[Facts]:
 def tally(outcomes: list[Outcome], kind: str) -> dict[str, Facts]:
     """Return for each case or complaint how often it came, and what followed it.
 
-    next: what came of it was accepted. end: the run was accepted at last.
+    runs: those in which it came. next: what came of it was accepted. end: of the runs,
+    those that were accepted at last.
     """
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    rows: dict[str, Facts] = {}
     for outcome in outcomes:
         found = [it for it in outcome.happened if it.kind == kind]
         denied = outcome.end and outcome.end["accepted"] and not outcome.accepted
         for it in found:
-            counts[it.name].update(used=1, next=it.accepted_next and not denied)
+            row = rows.setdefault(it.name, dict.fromkeys(FOLLOWED, 0))
+            row["used"] += 1
+            row["next"] += it.accepted_next and not denied
         for name in {it.name for it in found}:
-            counts[name].update(runs=1, end=outcome.accepted)
-    rows: dict[str, Facts] = {}
-    for name, count in sorted(counts.items(), key=lambda it: -it[1]["used"]):
-        rows[name] = {"used": count["used"], "runs": count["runs"]}
-        rows[name]["next"] = share(count["next"], count["used"])
-        rows[name]["end"] = share(count["end"], count["runs"])
-    return rows
+            rows[name]["runs"] += 1
+            rows[name]["end"] += outcome.accepted
+    return dict(sorted(rows.items(), key=lambda it: -it[1]["used"]))
+
+
+FOLLOWED = ("used", "runs", "next", "end")
 
 
 def case_figures(outcomes: list[Outcome], bills: Bills) -> list[Facts]:
@@ -339,27 +332,13 @@ def case_figures(outcomes: list[Outcome], bills: Bills) -> list[Facts]:
     """
     listed = Counter(case for outcome in outcomes for case in outcome.cases)
     used = tally(outcomes, "case")
-    not_used = {"used": 0, "runs": 0, "next": share(0, 0), "end": share(0, 0)}
+    not_used = dict.fromkeys(FOLLOWED, 0)
     rows: list[Facts] = []
     for case in dict.fromkeys([*listed, *used]):
         row = {"case": case} | used.get(case, not_used) | bills[case]
         row["may_need"] = None if case in used else min(1.0, 3 / listed[case])
         rows.append(row)
     return rows
-
-
-def share(count: int, of: int) -> Facts:
-    """Return a share with its 95 % interval, by Wilson: honest for few and for none."""
-    if of == 0:
-        return {"count": 0, "of": 0, "share": None, "interval": (0.0, 1.0)}
-    z = 1.959964  # standard deviations, for 95 %
-    part = count / of
-    scale = 1 + z * z / of
-    middle = (part + z * z / (2 * of)) / scale
-    half = z * math.sqrt(part * (1 - part) / of + z * z / (4 * of * of)) / scale
-    low = middle - half if count > 0 else 0.0
-    high = middle + half if count < of else 1.0
-    return {"count": count, "of": of, "share": part, "interval": (low, high)}
 
 
 QUOTED = re.compile(r"""(?<!\w)(["'`])(?:\\.|(?!\1).)*\1(?!\w)""", re.DOTALL)
@@ -388,7 +367,6 @@ class Ending:
     accepted: bool = False  # not if --truth denies it
     end: Event = field(default_factory=lambda: {"calls": 0, "tokens": 0})
     known: bool = True  # false: it would have asked what is not on the tape
-    asks: str = ""  # the case or hook that would have asked that
     waits: tuple[str, ...] = ()  # the cases that waited, in their order
 
 
@@ -472,11 +450,10 @@ class Bench(batch.Recording):
         fix, hook = event.get("fix", ""), event["hook"]
         trial.active |= {fix, hook}
         if event["event"] == "decide" and event["move"] == "Ask" and run.known:
-            run.asks = fix
             run.waits += (fix,) if event["wait"] else ()
         elif event["event"] == "end":
             if run.known and event["why"].startswith("diverged: "):
-                run.known, run.asks = False, hook or run.asks
+                run.known = False
             if not hook:
                 run.end = self.after[event["run"]]
                 run.accepted = is_accepted(run.end, about, self.truth)
@@ -492,11 +469,10 @@ def leave_out(benches: list[Bench], *cases: str) -> Facts:
 
     fewer, more: accepted ones. changed: accepted with another value; with --truth, that
     does not matter. tokens: more of them. unknown: the runs that would ask what is not
-    on the tape, and are in none of the others; asks: who would ask, and how often;
-    once_more: accepted runs of these, which would ask so after all that they asked.
+    on the tape, and are in none of the others. once_more: accepted runs of these, which
+    would ask so after all that they asked.
     """
     found: Counter[str] = Counter()
-    asks: Counter[str] = Counter()
     for bench in benches:
         for name, before in bench.same.items():
             after = bench.outcome(name, frozenset(cases))
@@ -506,7 +482,6 @@ def leave_out(benches: list[Bench], *cases: str) -> Facts:
                 if not new.known or (new.accepted and new.waits != old.waits):
                     once_more = new.end["calls"] > old.end["calls"]
                     found.update(unknown=1, once_more=old.accepted and once_more)
-                    asks[new.asks] += 1
                     continue
                 both = new.accepted and old.accepted and not bench.truth
                 found.update(
@@ -515,7 +490,7 @@ def leave_out(benches: list[Bench], *cases: str) -> Facts:
                     changed=both and batch.ends_otherwise(old.end, new.end),
                     tokens=new.end["tokens"] - old.end["tokens"],
                 )
-    return {it: found[it] for it in DIFFERENCES} | {"asks": dict(asks.most_common())}
+    return {it: found[it] for it in DIFFERENCES}
 
 
 DIFFERENCES = ("fewer", "more", "changed", "tokens", "unknown", "once_more")
@@ -542,8 +517,7 @@ def judge_cases(rows: list[Facts], benches: list[Bench]) -> list[str]:
         harm = [together[it] for it in ("fewer", "changed", "tokens", "unknown")]
         if max(harm) <= 0 and (replayed or not is_used(row)):
             gone.append(row["case"])
-    ranks = list(VERDICTS)
-    rows.sort(key=lambda row: (ranks.index(row["kind"]), -row["used"]))
+    rows.sort(key=lambda row: (VERDICTS.index(row["kind"]), -row["used"]))
     return [row["case"] for row in rows if row["case"] in gone]
 
 
@@ -553,7 +527,7 @@ def is_used(row: Facts) -> bool:
 
 
 def verdict_of(row: Facts) -> tuple[str, str]:
-    """Return whether a case earns its keep: in a word, and with its figure.
+    """Return whether a case earns its keep: without its figure, and with it.
 
     That is the first of these whose figure is above 0.
     """
@@ -562,7 +536,7 @@ def verdict_of(row: Facts) -> tuple[str, str]:
     for count, words in (
         (not is_used(row), "never used here"),
         (kept, "keeps # runs"),
-        (-kept, "loses # runs"),
+        (-kept, "costs more than it brings"),
         (without["once_more"], "saves # requests"),
         (without["unknown"], "not known"),
         (without["changed"], "changes # values"),
@@ -572,21 +546,20 @@ def verdict_of(row: Facts) -> tuple[str, str]:
         if count > 0:
             one = "#" in words and count == 1
             figure = (words[:-1] if one else words).replace("#", f"{count:,}")
-            return words.partition(" #")[0], figure
+            return words, figure
     return "makes no difference", "makes no difference"
 
 
-# In the order of the table, and what they mean:
-VERDICTS = {
-    "keeps": "so many fewer would be accepted (if only because it kept them going)",
-    "saves": "accepted runs would ask at least once more, or take more tokens",
-    "changes": "accepted runs would have another value",
-    "not known": "the model would be asked what is not on the tape",
-    "makes no difference": "each run would end as it did",
-    "costs more than it brings": "no run would be worse, with fewer tokens",
-    "loses": "so many more would be accepted",
-    "never used here": "",
-}
+VERDICTS = (  # in the order of the table
+    "keeps # runs",
+    "saves # requests",
+    "saves # tokens",
+    "changes # values",
+    "not known",
+    "makes no difference",
+    "costs more than it brings",
+    "never used here",
+)
 
 
 # show ---------------------------------------------------------------------------------
@@ -620,14 +593,12 @@ def choose_run(wanted: str, records: Records) -> str:
     if wanted and len(items) > 1:
         raise ValueError(f"{wanted!r} may be {', '.join(items[:4])} ...")
     if not meant:
-        known = {*runs, *map(records.item_name, runs)}
-        raise ValueError(f"there is no run {wanted!r}; {suggest(wanted, known)}")
+        raise ValueError(f"there is no run {wanted!r}; there is {runs[0]}")
 
-    def instructive(run: str) -> tuple[bool, int, int]:
+    def instructive(run: str) -> tuple[bool, int]:
         events = records.runs[run][-1]
         moves = sum(event["event"] == "decide" for event in events)
-        accepted = any(event.get("accepted") for event in events)
-        return accepted and moves > 0, moves, len(events)
+        return moves > 0 and any(event.get("accepted") for event in events), moves
 
     return max(meant, key=instructive)
 
@@ -650,28 +621,28 @@ def shorten(value: Any, most: int = 60) -> str:
 
 def print_report(out: Console, facts: Facts) -> None:
     """Print a row for each special case, how to read it, and what to delete."""
-    runs, accepted, bill = facts["runs"], facts["accepted"]["count"], facts["bills"][0]
+    runs, accepted, bill = facts["runs"], facts["accepted"], facts["bills"][0]
     good = "correct" if "correct" in facts else "accepted"
-    head = f"runs: {runs:,}; accepted: {accepted:,} ({accepted / runs:.0%})"
+    head = f"{runs:,} runs: {accepted:,} accepted ({accepted / runs:.0%})"
     if good == "correct":
-        head += f", of these correct: {facts[good]['count']:,}"
-    head += f"; calls: {bill['calls']:,}; tokens: {tokens_of(bill)}"
+        head += f", {facts[good]:,} of these correct"
+    head += f", with {bill['calls']:,} requests and {tokens_of(bill)} tokens"
     out.print(f"{head}\n", style="bold")
-    of = f"{facts.get('replayed', runs):,}"
-    heads = ["case", "used", "in\nruns", f"then\n{good}", "tokens"]
-    heads += [f"the {of} runs\nwithout it", "verdict"]
+    heads = ["special case", "used", "in runs", f"{good}\nafter it"]
+    heads += ["tokens\nit cost", "without it", "verdict"]
     rows: list[list[str]] = []
     for row in facts["cases"]:
-        figures = [f"{it:,}" for it in (row["used"], row["runs"], row["next"]["count"])]
-        cells = [*figures, tokens_of(row), difference(row["without"], good)]
+        next_accepted = f"{row['next']:,} of {row['used']:,}"
+        cells = [f"{row['used']:,}", f"{row['runs']:,}", next_accepted]
+        cells += [tokens_of(row), difference(row["without"], good)]
         cells = cells if is_used(row) else [""] * 5
         rows.append([shorten(row["case"], 24), *cells, row["verdict"]])
-    print_table(out, heads, rows, words=("the ", "verdict"))
+    print_table(out, heads, rows, words=("without it", "verdict"))
     for row in facts["cases"]:
         if row["unexplained"]:
             words = f"{row['case']} {row['verdict']}. {row['unexplained']}"
             out.print(f"\n{shorten(words, 300)}")
-    out.print(f"\n{how_to_read(facts)}. {what_to_delete(facts)}.")
+    out.print(f"\n{how_to_read(facts, good)}\n\n{what_to_delete(facts)}")
 
 
 def tokens_of(bill: Facts) -> str:
@@ -683,8 +654,6 @@ def difference(without: Facts | None, good: str) -> str:
     """Return in words what becomes of the runs without a case."""
     if without is None:
         return "not known"
-    asks = [shorten(name, 24) for name in without["asks"]]
-    who = f"\n{asks[0]} asks" if len(asks) == 1 and asks[0] else " others ask"
     unknown = without["unknown"] - without["once_more"]
     parts = [
         f"{abs(count):,} {words}"
@@ -695,48 +664,49 @@ def difference(without: Facts | None, good: str) -> str:
             (max(0, without["tokens"]), "more tokens"),
             (min(0, without["tokens"]), "fewer tokens"),
             (without["once_more"], "ask once more"),
-            (unknown, f"not known:{who}"),
+            (unknown, "runs not known"),
         )
         if count
     ]
-    return ",\n".join(parts) or "as they were"
+    return ",\n".join(parts) or "nothing changes"
 
 
-def how_to_read(facts: Facts) -> str:
-    """Return a sentence: what the columns and verdicts of the table mean."""
-    unknown = "What the runs would have been without a case is not known"
+def how_to_read(facts: Facts, good: str) -> str:
+    """Return two sentences: what the columns of the table mean."""
+    uses = (
+        f'"{good.title()} after it" counts the uses after which the repaired text, or '
+        f"the next reply, was {good}."
+    )
+    unknown = "How the runs would have ended without a case is not known"
+    changed = facts.get("changed", ())
     if "replayed" not in facts:
-        return f"{unknown}: give FILE:TASK, the function that made them"
-    changed = facts["changed"]
+        return f"{uses} {unknown}: give FILE:TASK, the function that made them."
     if not facts["replayed"]:
         why = f": {shorten(changed[0]['after']['why'], 200)}" if changed else ""
-        return f"{unknown}, as none ends with this TASK as it did on the tape{why}"
+        return f"{uses} {unknown}, as none ends with this TASK as it did before{why}."
     but = ""
     if changed:
         but = f", but for {len(changed):,} that TASK now ends otherwise (see --more)"
-    kinds = dict.fromkeys(row["kind"] for row in facts["cases"])
-    return "; ".join(
-        [
-            "How to read it: then accepted = its repair, or the reply it asked for",
-            f"without it = the runs done again from the tape{but}",
-            *(f"{kind} = {VERDICTS[kind]}" for kind in kinds if VERDICTS[kind]),
-        ]
+    return (
+        f'{uses} "Without it" is how the {facts["replayed"]:,} runs end when they are '
+        f"done again from the tape with the case deleted{but}; a run that would then "
+        'ask the model something new is "not known".'
     )
 
 
 def what_to_delete(facts: Facts) -> str:
     """Return a sentence: which cases can go, as far as the tape tells."""
-    cases, more = facts["cases"], ""
-    parts = [
+    used = [
         shorten(row["case"], 24)
-        for row in cases
+        for row in facts["cases"]
         if row["case"] in facts["delete"] and is_used(row)
     ]
-    may_need = [row["may_need"] for row in cases if not is_used(row)]
+    words = f"As far as these runs tell, you can delete {', '.join(used) or 'nothing'}"
+    may_need = [row["may_need"] for row in facts["cases"] if not is_used(row)]
     if may_need:
-        parts.append("what was never used here")
-        more = f" (though up to {max(may_need):.0%} of all runs may need such a case)"
-    return f"To delete, with no known harm: {' and '.join(parts) or 'nothing'}{more}"
+        words += "; what was never used here can go, too, though each may be needed in "
+        words += f"up to {max(may_need):.0%} of later runs"
+    return f"{words}."
 
 
 def print_table(
@@ -758,16 +728,15 @@ def print_table(
         out.print(f"and {len(rows) - ROWS:,} more, in --json", style="dim")
 
 
-STYLES = {"keeps": "green", "saves": "green", "never": "dim", "loses": "red"}
+STYLES = {"keeps": "green", "saves": "green", "never": "dim"}
 STYLES |= {"makes": "yellow", "costs": "yellow"}  # by the first word of a verdict
 
 
 def print_more(out: Console, facts: Facts) -> None:
-    """Print what else is known: reasons, bills, shares with their intervals."""
+    """Print what else is known: reasons, bills, complaints, runs that changed."""
     cases = [row for row in facts["cases"] if is_used(row)]
     for title, names, rows in (
         ("Why the others ended", "why runs", facts["ended"]),
-        ("What followed, in %", "case used runs next end", cases),
         ("What was paid", f"case {' '.join(UNITS)}", facts["bills"] + cases),
         ("Complaints and faults", "complaint used runs next end", facts["complaints"]),
     ):
@@ -786,16 +755,12 @@ def print_more(out: Console, facts: Facts) -> None:
             out.print(f"{when:6}  {words}", style="green" if accepted else "red")
 
 
-def cell(fact: Any, unit: str) -> str:
-    """Return a figure in a few words; a share in per cent, with its interval."""
-    if isinstance(fact, dict):
-        low, high = fact["interval"]
-        ends = f"{100 * low:.0f}-{100 * high:.0f}"
-        return f"{100 * (fact['share'] or 0):.0f} {ends:>6}"
-    if math.isnan(fact):
+def cell(figure: float, unit: str) -> str:
+    """Return a figure in a few words."""
+    if math.isnan(figure):
         return "unknown"
     digits = {"dollars": 4, "seconds": 1}.get(unit, 0)
-    return f"{fact:,.{digits}f}"
+    return f"{figure:,.{digits}f}"
 
 
 def print_run(out: Console, facts: Facts) -> None:

@@ -94,10 +94,11 @@ def each(
     """Yield the result of task(item, run) for each item, in order, `workers` at a time.
 
     tape: a path, or a Tape. limits: of the whole batch, replies from the tape included.
-    key(item): its name on the tape. Shows on stderr how it goes, unless you give a
-    watcher. Raises TypeError, ValueError or OSError at once for wrong arguments, and
-    BatchGaveUp where the first results, so many, all failed for one reason (math.inf:
-    never). A run that a fix-up of your own stopped, to wait for a person, did not fail.
+    key(item): its name on the tape; items of one key are told apart by their order.
+    Shows on stderr how it goes, unless you give a watcher. Raises TypeError, ValueError
+    or OSError at once for wrong arguments, and BatchGaveUp where the first results, so
+    many, all failed for one reason (math.inf: never). A run that a fix-up of your own
+    stopped, to wait for a person, did not fail.
     """
     for name, hook in ("task", task), ("call", call):
         if not callable(hook):
@@ -535,7 +536,7 @@ def replay(
     Each is {"run": name, "before": end, "after": end}; an end has accepted, why, value.
     A tape of `each`: task(item, run) for each item. Any other: task(messages, run) for
     each run. No call is made: a run that asks what is not on the tape ends with
-    "diverged", and what is nearest.
+    "diverged", and what is nearest; one that the task does not do, with "not run".
     """
     recording = Recording(tape)
     if not recording.before:
@@ -565,7 +566,7 @@ def replay(
             "value": None,
         }
         after = recording.after.get(name, not_run)
-        if item in begun and ends_otherwise(before, after):
+        if item in begun and (after is not_run or ends_otherwise(before, after)):
             ends = [{key: end[key] for key in not_run} for end in (before, after)]
             changes.append({"run": name, "before": ends[0], "after": ends[1]})
     return changes
@@ -577,7 +578,7 @@ def ends_otherwise(before: Facts, after: Facts) -> bool:
     diverged = "diverged: " in after["why"]
     if before["why"].startswith(("limit reached", STOPPED)):
         # It would have gone on; where it does so now, its task has not changed.
-        diverged = diverged and before["tries"] != after.get("tries")
+        diverged = diverged and before["tries"] != after["tries"]
     return ends[0] != ends[1] or diverged
 
 
