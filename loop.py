@@ -29,9 +29,9 @@ How a run goes:
   - The judge raises: the reply is rejected, even by a KeyError. Only BUGS (NameError
     ...) are raised by `run`, and a time-out or a broken connection in the judge ends
     the run. The fix-ups in FIXES are tried in order; the first that returns a move
-    decides. The defaults repair the reply, which is free, or ask again: request 2 is
-    the task again, 3 the task and the complaint, 4 the task, and so on. The model is
-    not sent its rejected reply, since it would repeat it.
+    decides. The defaults repair the reply, which is free, or ask again: the task, then
+    the task and the complaint (at temperature 0, at once), and so on in turn, never
+    with the rejected reply, as a model repeats what it sees.
   - The call fails (a 429, a broken connection): the fix-ups in FAULTS are tried. The
     defaults wait and ask again, or stop where that cannot help (a wrong API key).
   - The reply asks for tools (state.reply.tool_calls): no judge sees it. A fix-up of
@@ -434,7 +434,8 @@ class State:
     settings: dict[str, Any] = field(default_factory=dict[str, Any])  # without secrets
     reply: Reply = Reply("")  # the last one, as it came
     # The texts inspected last: the reply's own or, after a repair, the repaired ones,
-    # so that repairs build on each other. () where the reply asks for tools.
+    # so that repairs build on each other. Those of JSON and of code blocks end with the
+    # whole text. () where the reply asks for tools.
     texts: Sequence[str] = ()
     text: str = ""  # the one of these that the judge saw last
     complaint: str = ""  # about this text
@@ -795,9 +796,9 @@ def split_at_fences(text: str) -> tuple[list[str], bool]:
             continue
         if within or "`" not in after:
             parts.append(text[start : fence.start()])
-            start = fence.start() + 3 if within else fence.end()
+            start = fence.start() + 3 if within else fence.end() + 1
             language = after
-    parts.append(text[start:].removeprefix("\n"))
+    parts.append(text[start:])
     is_open = len(parts) % 2 == 0
     if is_open and not (language or parts[-1].strip()):  # a lone fence at the end
         return parts[:-1], False

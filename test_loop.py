@@ -4240,7 +4240,7 @@ def test_report_counts_runs_of_all_tapes_and_shows_what_is_known(bench, seven):
     assert not {"unquoted", "json_slips", "ask_afresh"} & {*facts["delete"]}
     shown = " ".join(read_ledger(*command, COLUMNS="100").split())
     assert "8 runs: 7 accepted (88%), with 12 requests" in shown
-    assert "json_slips 4 4 4 of 4 0 4 ask once more saves 4 requests" in shown
+    assert "json_slips 4 4 4 of 4 0 4 need a request more saves 4 requests" in shown
     assert "unquoted makes no difference. Unexplained: not sure why this fixes" in shown
     # Of a run that was given up, ask_with_complaint only made a longer one:
     assert "you can delete ask_with_complaint; what was never used" in shown

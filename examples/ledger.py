@@ -663,7 +663,7 @@ def difference(without: Facts | None, good: str) -> str:
             (without["changed"], "with another value"),
             (max(0, without["tokens"]), "more tokens"),
             (min(0, without["tokens"]), "fewer tokens"),
-            (without["once_more"], "ask once more"),
+            (without["once_more"], "need a request more"),
             (unknown, "runs not known"),
         )
         if count
@@ -689,8 +689,8 @@ def how_to_read(facts: Facts, good: str) -> str:
         but = f", but for {len(changed):,} that TASK now ends otherwise (see --more)"
     return (
         f'{uses} "Without it" is how the {facts["replayed"]:,} runs end when they are '
-        f"done again from the tape with the case deleted{but}; a run that would then "
-        'ask the model something new is "not known".'
+        f"done again with the recorded replies and without the case{but}; a run that "
+        'would then ask the model something new is "not known".'
     )
 
 
@@ -704,7 +704,9 @@ def what_to_delete(facts: Facts) -> str:
     words = f"As far as these runs tell, you can delete {', '.join(used) or 'nothing'}"
     may_need = [row["may_need"] for row in facts["cases"] if not is_used(row)]
     if may_need:
-        words += "; what was never used here can go, too, though each may be needed in "
+        words += (
+            ". Of what was never used here they tell little: each may be needed in "
+        )
         words += f"up to {max(may_need):.0%} of later runs"
     return f"{words}."
 
