@@ -1404,6 +1404,14 @@ CASES = {
     case(loop.ask_afresh, temperature=0): [
         ("makes no move where the temperature is 0", "x", SILENT),
     ],
+    case(loop.ask_afresh, judge=people): [
+        ("asks the same after the second rejection, if that has another complaint",
+            [BETTER, WORSE], (asks(), asks())),
+        ("makes no move after the second, if only numbers and quotes differ",
+            ['{"name": "Ada", "age": "7"}', '{"name": "Ada", "age": "8"}'], SILENT),
+        ("makes no move after the fourth, whatever the complaints",
+            [BETTER, WORSE, BETTER, '{"age": 1}'], SILENT),
+    ],
     case(loop.ask_afresh, seed=5): [
         ("asks even after the same reply where there is a seed, with the next one",
             [*"xyx"], asks(seed=8)),

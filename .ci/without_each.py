@@ -7,11 +7,12 @@
     $python .ci/without_each.py --drawn 3             # three, others each day
 
 The cases are those of FIXES and FAULTS, `escalate`, and the fix-ups of more_fixes.py.
-In a copy of the tree, each in turn makes no move any more: its function returns None, or
-the one that it makes does. It stays in the lists, so that only what it does is missing.
-Then the quick part of the suite runs (see mutants.py). At least one row of the case has
-to fail, of `test_special_case[json_slips: ...]`, and nothing else, but for the tests in
-WHOLE_RUNS. `--rows` prints the rows that pass: they should say that it does nothing.
+In a copy of the tree, each in turn makes no move any more: its function returns None,
+or the one that it makes does. It stays in the lists, so that only what it does is
+missing. Then the quick part of the suite runs (see mutants.py). At least one row of the
+case has to fail, of `test_special_case[json_slips: ...]`, and nothing else, but for the
+tests in WHOLE_RUNS. `--rows` prints the rows that pass: they should say that it does
+nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mutants import LOOP, Copy, Quick
 
 MORE_FIXES = "examples/parts/more_fixes.py"
 
-# Tests of whole runs that fail without a special case, for each of which it is said why.
+# Tests of whole runs that fail without a special case, each with the reason why.
 WHOLE_RUNS: dict[str, str] = {}
 
 

@@ -98,14 +98,20 @@ TOPICS = (
     "swimming stars rice hats theatre shoes mountains cheese roses football "
     "newspapers cameras doctors storms mice ladders comets pockets violins deserts "
     "pepper umbrellas tunnels wolves honey ropes sculpture carpets skating owls "
-    "marble lanterns circuses plums"
+    "marble lanterns circuses plums buses hammers parrots gravel sandals compasses "
+    "lemons violets chimneys barrels feathers magnets pianists turtles beards puppets "
+    "oranges pillows helmets fountains spoons carrots dolphins engines blankets "
+    "postcards rainbows scarves beetles fossils pancakes canoes sunflowers skeletons "
+    "trumpets cabins whistles cactuses statues onions neckties peacocks balloons "
+    "thunder camels stamps rivets orchids ferries tractors"
 ).split()
 WORDS = (
     "river lamp soldier garden snow letter bridge window baker storm piano forest "
     "train apple teacher island clock mountain ship candle"
 ).split()
 THINGS = (
-    "film hotel meal concert book tour play museum course show trip opera game lecture"
+    "film hotel meal concert book tour play museum course show trip opera game lecture "
+    "phone lamp bicycle garden wedding cruise recipe podcast"
 ).split()
 OPINIONS = {
     "positive": (
@@ -652,7 +658,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
     options = parser.parse_args()
     options.only = options.only or POLICIES
-    first, size = (30, 50) if options.held else (0, 30)
+    first, size = (80, 50) if options.held else (0, 30)  # 30 to 79 are used up
     options.n = size if options.n is None else options.n
     if not 1 <= options.n <= size:
         parser.error(f"-n {options.n}: there are 1 to {size} items of a kind")
