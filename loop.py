@@ -1294,8 +1294,7 @@ def scan_json(text: str) -> Scan:
         whole = [other for other in whole if not contradicts(piece, other)]
         end: int | None = reader.at
         if ending != "whole":
-            lost = ending == "cut" or extra_closers
-            end = None if lost else end_of_brackets(text, reader)
+            end = None if extra_closers else end_of_brackets(text, reader)
         if end is None:  # what follows is a part of it
             return Scan(tuple(whole), open=True)
         at = end

@@ -605,6 +605,12 @@ def test_what_a_hook_raises_or_returns(go, place, make, outcome):
 # 2. Words -----------------------------------------------------------------------------
 
 
+def test_ask_prints_without_its_secrets_and_takes_any_sequence_of_messages():
+    ask = loop.Ask(({"role": "user", "content": "n?"},), seed=1, api_key="sk-1")
+    assert repr(ask) == """Ask([{"role": "user", "content": "n?"}], {'seed': 1})"""
+    assert loop.run(ask, int, call=loop.scripted("7")).value == 7
+
+
 def test_result_is_true_where_accepted_short_when_printed_and_unwraps():
     spent = loop.Spent(calls=2, tokens=11, seconds=1.25)
     good = loop.Result({"a": [1] * 999}, True, "accepted", 7, [], spent)
@@ -1287,6 +1293,10 @@ CASES = {
         ("leaves JSON that a block which is cut off repeats to json_slips",
             cut(f'```\n{PERSON}\n```\nor\n```\n{{"name": "Ada", "age'), leaves(ADA)),
     ],
+    case(loop.code_fence, judge=loop.check(lambda it: it[:3] == "x =", "no x")): [
+        ("uses other code, whatever becomes of the JSON in it",
+            '```\nx = {"a": 1}\n```\nNot {"a": 2', 'x = {"a": 1}\n'),
+    ],
     case(loop.json_slips): [
         ("uses JSON without the talk around it", f"Sure: {PERSON} Bye", ADA),
         ("uses the last piece first", f'{{"name": "Eve"}} or {PERSON}', ADA),
@@ -1364,6 +1374,7 @@ CASES = {
             (asks(max_tokens=128), SILENT)),
         ("trusts the tokens that were used more than the flag",
             loop.Reply('{"a": 1', "stop", output_tokens=64), asks(max_tokens=128)),
+        ("knows JSON that is cut off after a bracket", cut("{["), asks(max_tokens=128)),
         ("knows a code block that is cut off", cut("So:\n```\ndef f"),
             asks(max_tokens=128)),
         ("makes no move where whole JSON stands before what is cut off",
@@ -2783,6 +2794,8 @@ SETTINGS = {"model": "m", "schema": {"token": {"type": "string"}}, "api_key": "k
     "a keyword of the call": ({"model": "n"}, 1),
     "a part of a schema": ({"schema": {"token": {"type": "number"}}}, 1),
     "a key": ({"api_key": "k2"}, 0),
+    "the order of the settings": (
+        {"call": partial(random_answer, **dict(reversed(SETTINGS.items())))}, 0),
 })  # fmt: skip
 def test_only_what_is_changed_is_asked_anew(tape, change, paid):
     def answer(ask="n?", name="a", call=None, **settings):
@@ -3325,6 +3338,7 @@ async def ask_later(item, run):
     "a task that is no function": ({"task": "x"}, TypeError, "task is 'x', not a"),
     "achat": ({"call": loop.achat("m", "http://x")}, TypeError, "call m is async: use"),
     "no workers": ({"workers": 0}, ValueError, "workers is 0, and has to be 1 or"),
+    "giving up at once": ({"give_up_after": 0}, ValueError, "give_up_after is 0"),
     "a tape that is none": ({"tape": __file__}, ValueError, "is no tape"),
 })  # fmt: skip
 def test_wrong_argument_is_refused_before_the_first_item(each, wrong, error, why):
