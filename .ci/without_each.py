@@ -8,11 +8,10 @@
 
 The cases are those of FIXES and FAULTS, `escalate`, and the fix-ups of more_fixes.py.
 In a copy of the tree, each in turn makes no move any more: its function returns None,
-or the one that it makes does. It stays in the lists, so that only what it does is
-missing. Then the quick part of the suite runs (see mutants.py). At least one row of the
-case has to fail, of `test_special_case[json_slips: ...]`, and nothing else, but for the
-tests in WHOLE_RUNS. `--rows` prints the rows that pass: they should say that it does
-nothing.
+or the one that it makes. It stays in the lists, so that only what it does is missing.
+Then the quick part of the suite runs (see mutants.py). At least one row of the case has
+to fail, of `test_special_case[json_slips: ...]`, and nothing else, but for the tests in
+WHOLE_RUNS. `--rows` prints the rows that pass: they should say that it does nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +30,78 @@ from mutants import LOOP, Copy, Quick
 
 MORE_FIXES = "examples/parts/more_fixes.py"
 
-# Tests of whole runs that fail without a special case, each with the reason why.
-WHOLE_RUNS: dict[str, str] = {}
+ANY = ""
+# Other tests that fail without a special case: which case, and why it is theirs, too.
+WHOLE_RUNS = {
+    "test_special_case": (ANY, "rows of a case that leaves the reply to this one"),
+    "test_reader_of_json": ("json_slips", "the reader is seen through it"),
+    "test_comment_above_the_reader_says_what_it_finds": ("json_slips", "likewise"),
+    "test_header_has_the_contents_the_version_and_an_example_that_works": (
+        "json_slips",
+        "the example",
+    ),
+    "test_readme_code_prints_what_its_comments_say": (
+        "json_slips label_in_talk escalate",
+        "the examples",
+    ),
+    "test_hook_may_ask_a_model_and_its_question_has_a_judge_and_fix_ups": (
+        "json_slips",
+        "the answer to the question is repaired",
+    ),
+    "test_show_prints_what_was_wrong_before_what_was_done": (
+        "label_in_talk",
+        "a repair is shown",
+    ),
+    "test_run_ends_where": (
+        "tools_wanted ask_with_complaint",
+        "runs that end by the default fix-ups",
+    ),
+    "test_default_fix_ups_bring_round_a": (
+        "cut_by_length ask_with_complaint",
+        "models that only these bring round",
+    ),
+    "test_default_fix_ups_stop_a_hopeless_model_at_its_third_equal_reply": (
+        "ask_with_complaint",
+        "the third reply is asked for by it",
+    ),
+    "test_re_asks_are_the_task_and_the_complaint_in_turn_and_never_the_bad_reply": (
+        "ask_afresh ask_with_complaint",
+        "the two in turn",
+    ),
+    "test_complaint_stands": ("ask_with_complaint", "its note, in tasks of all kinds"),
+    "test_call_may_change_its_messages_without_changing_what_is_recorded": (
+        "ask_afresh",
+        "it asks a second time",
+    ),
+    "test_fix_up_may_replace_the_task_so_that_no_tool_runs_twice": (
+        "ask_afresh",
+        "it asks the task that was replaced",
+    ),
+    "test_replay_returns_what_ends_otherwise_and_makes_no_call": (
+        "ask_afresh",
+        "a replayed run goes on with it",
+    ),
+    "test_batch_whose_first_items_all_fail_alike_is_given_up_and_no_result_is_lost": (
+        "bad_request",
+        "a refusal that all items share",
+    ),
+    "test_renamed_parameter_is_the_runs_alone_so_the_next_run_fails_once_again": (
+        "rename_parameter",
+        "two runs in a row",
+    ),
+    "test_person_sees_the_task_and_each_complaint_and_costs_nothing": (
+        "json_slips ask_with_complaint ask_person",
+        "what a person types has slips, and complaints",
+    ),
+    "test_person_is_asked_again_by_a_resumed_run_only_for_what_is_missing": (
+        "ask_person",
+        "with a tape",
+    ),
+    "test_person_is_refused_where_an_event_loop_would_wait": (
+        "ask_person",
+        "under arun",
+    ),
+}
 
 
 def special_cases(tree: Path) -> dict[str, str]:
@@ -40,6 +109,7 @@ def special_cases(tree: Path) -> dict[str, str]:
     loop = run_path(str(tree / LOOP), run_name="loop")
     hooks = [*loop["FIXES"], loop["escalate"], *loop["FAULTS"]]
     files = {hook.__name__: LOOP for hook in hooks}
+    node: Any
     for node in ast.parse((tree / MORE_FIXES).read_text(encoding="utf-8")).body:
         returns = isinstance(node, ast.FunctionDef) and ast.unparse(
             node.returns or node
@@ -68,10 +138,13 @@ def faults_without(name: str, outcome: str, lines: list[Any], show: bool) -> lis
     row = re.compile(rf"\[(?:a?run-)?{name}\w*: ")
     rows = {test for test, *_ in lines if row.search(test)}
     others = {re.sub(r".*::|\[.*", "", test) for test in failed if test not in rows}
-    listed, wrong = others & WHOLE_RUNS.keys(), sorted(others - WHOLE_RUNS.keys())
+    listed = {
+        it for it, (of, _) in WHOLE_RUNS.items() if of == ANY or name in of.split()
+    }
+    wrong = sorted(others - listed)
     failing = len(rows.intersection(failed))
-    also = f", and {', '.join(sorted(listed))}" if listed else ""
-    print(f"{name}: {failing} of its {len(rows)} rows fail{also}", flush=True)
+    also = f"{len(others & listed)} tests of WHOLE_RUNS"
+    print(f"{name}: {failing} of its {len(rows)} rows fail, and {also}", flush=True)
     for test in sorted(rows.difference(failed)) if show else ():
         print(f"    passes: {row.split(test)[1][:-1]}")
     if not lines:
