@@ -318,6 +318,7 @@ LIMITS = {
     "6e-06 of 4e-06 cost": ({"cost": 4e-6}, "x", 1),
     # A wait that does not fit ends the run at once.
     r"1[.\d]+ of 9 seconds": ({"seconds": 9, "faults": 2}, SLOW_DOWN, 2),
+    r"700[.\d]* of 600 seconds": ({}, loop.CallError("busy", 429, wait=700), 2),
 }
 
 
@@ -1306,6 +1307,8 @@ CASES = {
         ("mends curly quotation marks", "{“name”: “Ada”, “age”: 36}", ADA),
         ("leaves out comments", '{"name": "Ada", // I\n# so\n"age": /* */ 36}', ADA),
         ("mends True, False, None", "[[], True, False, None]", [[], True, False, None]),
+        ("leaves true, false, null", "[[], true, false, null,]",
+            [[], True, False, None]),
         ("mends line breaks in strings", '{"a": "a\nb\r\n\tc"}', {"a": "a\nb\r\n\tc"}),
         ("does not complete what was cut off", cut('{"name": "Ada"'), SILENT),
         ("does not choose between two values of a key", '{"a": 1, "a": 2,}', REJECTED),
@@ -1796,6 +1799,7 @@ def test_comment_above_the_reader_says_what_it_finds(text, pieces):
 # comment above the reader, which the test above this reads.
 NOTHING = None
 READER = {
+    "double marks in single ones": ("{'a': 'say \"x\"'}", {"a": 'say "x"'}),
     "a piece within marks": ('It is `{"a": 1}`, or "{"a": 1}".', {"a": 1}),
 
     # A piece that is cut off or broken, and what it contradicts.
@@ -3345,6 +3349,11 @@ def test_wrong_argument_is_refused_before_the_first_item(each, wrong, error, why
     options = {"task": ask_number, "items": [1], "call": answering("12")} | wrong
     with pytest.raises(error, match=why):
         each(**options)
+
+
+def test_one_worker_and_giving_up_at_the_first_failure_are_allowed(each):
+    results = each(ask_number, [1], call=answering("12"), workers=1, give_up_after=1)
+    assert [result.value for result in results] == [12]
 
 
 def test_runs_that_a_task_starts_in_any_order_are_found_again(batch, each, tape):
