@@ -1254,7 +1254,7 @@ CASES = {
         ("uses what follows </think>", "<think>no or yes?</think>\nyes", "yes"),
         ("uses it where no <think> opened the thought", "It is so.</think> yes", "yes"),
         ("uses what stands before a thought without an end", "yes <think>or no", "yes"),
-        ("takes nothing from a thought without an end that stands alone",
+        ("takes nothing from a thought that has no end, where nothing stands before it",
             f"<think>\nPerhaps {PERSON}? No: the", REJECTED),
         ("takes nothing from within the thought, and no bracket there counts",
             f'<think>{{"name": "Eve"}}? {{</think>{PERSON}', ADA),
@@ -1273,13 +1273,15 @@ CASES = {
             "Sure:\n```python title=a\n12\n```\nBye", 12),
         ("uses the last block first", "```\n1\n```\nor\n```\n2\n```\n", 2),
         ("uses the blocks before it next", "```\n12\n```\nshows\n```\nok\n```\n", 12),
-        ("uses the whole text at last", f"Run{SHELL}to get: {PERSON}", ADA),
+        ("uses the whole text where no block is right",
+            f"Run{SHELL}to get: {PERSON}", ADA),
         ("is not misled by brackets of other code",
             f"Not\n```js\nf = () => {{ x = 'a'; }}\n```\nbut\n```\n{PERSON}\n```", ADA),
         ("uses no block before one that is cut off", "```\n1\n```\nor\n```\n2", SILENT),
         ("takes a fence with a language for a beginning, not for an end",
             "```\n1\n```python\n2\n```", REJECTED),
-        ("takes a lone fence behind the last block for none", "```\n12\n```\n```\n", 12),
+        ("does not take a lone fence at the end for a block that is cut off",
+            "```\n12\n```\n```\n", 12),
         ("takes marks within a line for no block", "Use ```\n12\n```", SILENT),
         ("takes a fence that is closed on its line for no block",
             "```\n12\n```\nRun\n```pip install x```\n", 12),
@@ -1291,11 +1293,11 @@ CASES = {
             f'```json\n\n{{"a": "{SHELL}{PERSON}\n```\nand so on', REJECTED),
         ("uses no JSON that a later block contradicts",
             '```\n{"a": "x"}\n```\nSorry:\n```\n{"a": "y" "z"}\n```\n', REJECTED),
-        ("leaves JSON that a block which is cut off repeats to json_slips",
+        ("makes no move where the last block is cut off: json_slips may know better",
             cut(f'```\n{PERSON}\n```\nor\n```\n{{"name": "Ada", "age'), leaves(ADA)),
     ],
     case(loop.code_fence, judge=loop.check(lambda it: it[:3] == "x =", "no x")): [
-        ("uses other code, whatever becomes of the JSON in it",
+        ("uses a block of other code, whatever is said of the JSON in it",
             '```\nx = {"a": 1}\n```\nNot {"a": 2', 'x = {"a": 1}\n'),
     ],
     case(loop.json_slips): [
@@ -1315,15 +1317,16 @@ CASES = {
     ],
     case(loop.json_slips, judge=people): [
         ("uses the pieces before the last one next", f'{PERSON} {{"was": 1}}', ADA),
-        ("makes no move about JSON without talk and slips", '{"name":"Ada"}', SILENT),
+        ("makes no move about JSON that has neither talk around it nor slips",
+            '{"name":"Ada"}', SILENT),
     ],
     case(loop.label_in_talk): [
         ("uses the only label in the talk", "I would say: Yes!", "yes"),
-        ("uses it though the label is a denial itself", "The answer is no.", "no"),
+        ("uses a label that is itself a denial", "The answer is no.", "no"),
         ("uses none that is denied", "it is not a yes", SILENT),
         ("uses none that is denied in short", "it isn\u2019t a yes", SILENT),
         ("uses none that is denied in words", "this is far from a yes", SILENT),
-        ("uses no denial that is denied", "I cannot say no", SILENT),
+        ("uses no such label where it is denied", "I cannot say no", SILENT),
         ("uses the label no at the beginning, though the rest denies", "No, it is not.",
             "no"),
         ("uses no label where the model cannot answer", "No, I can't tell.", SILENT),
@@ -1334,7 +1337,8 @@ CASES = {
     ],
     case(loop.label_in_talk, judge=loop.one_of("spam", "not spam", "4", "8", "A")): [
         ("uses none in a question", "Is it spam?", SILENT),
-        ("uses none that the talk around JSON denies", 'not {"a": "spam"}', REJECTED),
+        ("uses none in JSON that the talk around it denies",
+            'not {"a": "spam"}', REJECTED),
         ("takes a part of a compound for no label", "a spam-free inbox", SILENT),
         ("takes a key of JSON for no label", 'So: {"spam": 0.02}', REJECTED),
         ("takes the number in a list for no label", "4. Look at it", SILENT),
@@ -1345,8 +1349,8 @@ CASES = {
         ("uses a long label wherever it stands", "some spam mail", "spam"),
     ],
     case(loop.label_in_talk, judge=loop.one_of("US", "UK")): [
-        ("takes a word for no short label in capitals", "Tell us.", SILENT),
-        ("uses a short label in capitals as given", "From the US.", "US"),
+        ("takes the word us for no label US", "Tell us.", SILENT),
+        ("uses US, which is written as given", "From the US.", "US"),
     ],
     case(loop.label_in_talk,
             judge=loop.all_of(loop.one_of("B", "C"), loop.check(len, "empty"))): [
@@ -1375,7 +1379,7 @@ CASES = {
         ("allows twice as many tokens, once, also where a text follows the reasoning",
             [cut('{"a": 1', reasoning="Well,"), cut('{"a": 2')],
             (asks(max_tokens=128), SILENT)),
-        ("trusts the tokens that were used more than the flag",
+        ("acts where all tokens were used, though the flag says stop",
             loop.Reply('{"a": 1', "stop", output_tokens=64), asks(max_tokens=128)),
         ("knows JSON that is cut off after a bracket", cut("{["), asks(max_tokens=128)),
         ("knows a code block that is cut off", cut("So:\n```\ndef f"),
@@ -1398,7 +1402,8 @@ CASES = {
         ("leaves a reply that is empty to empty_reply", cut(""), SILENT),
     ],
     case(loop.cut_by_length, max_completion_tokens=64): [
-        ("knows the newer name", cut('{"a": 1'), asks(max_completion_tokens=128)),
+        ("raises max_completion_tokens likewise",
+            cut('{"a": 1'), asks(max_completion_tokens=128)),
     ],
     case(loop.cut_by_length): [
         ("makes no move where no limit was set", cut('{"a": 1'), SILENT),
@@ -1406,12 +1411,13 @@ CASES = {
     case(loop.empty_reply): [
         ("asks again, without a complaint", "", asks()),
         ("takes spaces for an empty reply", " \n\t", asks()),
-        ("makes no move when it came three times", ["", "", ""], SILENT),
+        ("makes no move when an empty reply came for the third time",
+            ["", "", ""], SILENT),
         ("makes no move where the model refused", thought("refusal"), SILENT),
         ("makes no move after a text", "x", SILENT),
     ],
     case(loop.ask_afresh): [
-        ("asks the same again after the first rejection and every other one",
+        ("asks the same again after the first rejection, the third, and so on",
             [*"xyz"], (asks(), SILENT, asks())),
         ("makes no move where the same reply came twice", [*"xyx"], SILENT),
     ],
@@ -1454,7 +1460,7 @@ CASES = {
             [*"xyz"], (SILENT, SILENT, asks(call="big"))),
     ],
     case(loop.escalate(other, 1), "faults=[escalate(other, 1), *FAULTS]"): [
-        ("falls back to another call, whatever the failure, once",
+        ("falls back to another call after so many failures in a row, here one, once",
             [busy(401), busy(500)], (asks(call="other"), SILENT)),
     ],
     case(loop.escalate(other), "faults=[escalate(other), *FAULTS]"): [
@@ -1465,10 +1471,11 @@ CASES = {
         ("stops where the code is insufficient_quota, even if a wait is named",
             busy(429, code="insufficient_quota", wait=9.0),
             stops("the account has no quota left")),
-        ("does not go by the words", fault("insufficient_quota", 429), SILENT),
+        ("makes no move where only the words say so: it may be a rate limit",
+            fault("insufficient_quota", 429), SILENT),
     ],
     case(loop.more_tokens_refused, max_tokens=64): [
-        ("goes back to the limit before cut_by_length allowed more, once",
+        ("goes back at 400 to the limit before cut_by_length allowed more, once",
             [cut('{"a": 1'), busy(400), busy(400)], (asks(max_tokens=64), SILENT)),
         ("makes no move at another status", [cut('{"a": 1'), busy(429)], SILENT),
         ("makes no move where no more was allowed", busy(400), SILENT),
@@ -1476,19 +1483,21 @@ CASES = {
     case(loop.bad_request): [
         *[(f"stops at {code}: {cure}", busy(code), stops(f"refused for good: {cure}"))
             for code, cure in [
-                (307, "check messages and settings"), (401, "check the key"),
-                (402, "the account has no credit"), (403, "check what the key may do"),
-                (404, "check the model's name"), (422, "check messages and settings")]],
+                (307, "check messages and settings"), (400, "check messages and settings"),
+                (401, "check the key"), (402, "the account has no credit"),
+                (403, "check what the key may do"), (404, "check the model's name"),
+                (422, "check messages and settings")]],
         *[(f"makes no move at {status}, which may pass", busy(status), SILENT)
             for status in (408, 409, 425, 429, 500, None)],
     ],
     case(loop.told_to_wait): [
-        ("waits as long as the endpoint said, and a little more, each time",
+        ("waits as long as the endpoint said, plus jitter, also the second time",
             [busy(429, wait=90.0)] * 2, (asks(wait=90), asks(wait=90))),
         ("makes no move where the endpoint said nothing", busy(429), SILENT),
     ],
     case(loop.overloaded): [
-        *[(f"waits after {status}, each time twice as long", [busy(status)] * 3,
+        *[(f"waits {first} s after {status}, then twice as long each time",
+            [busy(status)] * 3,
             (asks(wait=first), asks(wait=2 * first), asks(wait=4 * first)))
             for status, first in [(429, 1), (500, 1), (503, 4), (529, 4)]],
         ("waits no longer than a minute", [busy(503)] * 6, asks(wait=60)),
@@ -1496,10 +1505,10 @@ CASES = {
         ("makes no move without a status", fault("html", None), SILENT),
     ],
     case(loop.no_answer): [
-        ("waits a little, then longer", [RESET, TimeoutError("silent")],
+        ("waits half a second, then a second", [RESET, TimeoutError("silent")],
             (asks(wait=0.5), asks(wait=1))),
         ("waits after a web page, too", fault("html", None), asks(wait=0.5)),
-        ("stops after three where nothing better ever came", [RESET] * 3,
+        ("stops after three where neither a reply nor a status ever came", [RESET] * 3,
             stops("no answer ever came: is the endpoint running? check base_url")),
         ("goes on where a reply came before", ["x", *[RESET] * 3], asks(wait=2)),
         ("goes on where a status came before", [busy(500), *[RESET] * 2], asks(wait=2)),
@@ -1534,7 +1543,8 @@ CASES = {
         ("makes no move without that of the context", fault("9 input tokens"), SILENT),
     ],
     case(more_fixes.context_window, max_completion_tokens=2048): [
-        ("knows the newer name, and other words of the endpoint", fault(INPUT),
+        ("lowers max_completion_tokens likewise, in other words of the endpoint",
+            fault(INPUT),
             asks(max_completion_tokens=1880)),
     ],
     case(more_fixes.context_window): [
@@ -1637,7 +1647,8 @@ CASES = {
         ("makes no move where there is no id", ["x", "x"], SILENT),
     ],
     case(more_fixes.repetition_loop, temperature=0.2): [
-        ("asks 0.3 warmer after a loop, without a complaint", "Sure! " + "the end. " * 99,
+        ("asks 0.3 warmer after a loop, without a complaint",
+            "Sure! " + "the end. " * 99,
             asks(temperature=0.5)),
         ("makes no move about a short text", "ha" * 99, SILENT),
     ],
@@ -1696,7 +1707,7 @@ CASES = {
     ],
 }  # fmt: skip
 ROWS = [
-    pytest.param(it, given, expected, id=f"{it.fix.__name__}: {words}")
+    pytest.param(it, given, expected, id=f"{it.name}: {words}")
     for it, rows in CASES.items()
     for words, given, expected in rows
 ]
@@ -4826,5 +4837,6 @@ def test_ten_megabytes_of_anything_end_in_a_result(unit):
 if __name__ == "__main__":
     chosen = [argument for argument in sys.argv[1:] if argument != "--long"]
     known = "ignore:Module already imported"  # hypothesis, by this file
-    command = [__file__, "-q", "-rs", "-W", "error", "-W", known, *chosen]
+    quiet = [] if any(it.startswith("-v") for it in chosen) else ["-q"]
+    command = [__file__, *quiet, "-rs", "-W", "error", "-W", known, *chosen]
     raise SystemExit(pytest.main(command))

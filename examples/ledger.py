@@ -115,12 +115,17 @@ def load_function(where: str) -> Hook:
         raise ValueError(f"{path} fails: {type(error).__name__}: {error}") from None
     if getattr(module, "__file__", "") != str(path):
         raise ValueError(f"{path}: there is another module {path.stem}: rename it")
-    functions = [key for key, it in vars(module).items() if callable(it)]
-    if name not in functions:
-        there = f"there is {', '.join(functions[:9])}"
+    function: Any = getattr(module, name, None)
+    if function is None or not callable(function):
+        own = [key for key, it in vars(module).items() if is_of(module, it)]
+        there = f"there is {', '.join(own[:20])}"
         raise ValueError(f"{file} has no function {name!r}: {there}")
-    function: Hook = getattr(module, name)
     return function
+
+
+def is_of(module: Any, it: Any) -> bool:
+    """Return whether a function is defined in a module, not imported there."""
+    return callable(it) and getattr(it, "__module__", "") == module.__name__
 
 
 def is_accepted(end: Event, item: Any, truth: Hook | None) -> bool:
