@@ -225,7 +225,7 @@ class Quick:
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.note(nodeid, "started")
         limit = 600 if self.seconds is None else HANGS
-        faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(limit, exit=True, file=2)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.note(report.nodeid, report.outcome)
@@ -318,16 +318,18 @@ def candidates(tree: Path, only: str | None, sections: set[str]) -> list[Any]:
             heading = HEADING.match(line) if path == LOOP else None
             section = heading[1] if heading else section
             by_line.append(section)
-        for number, (line, _) in enumerate(mutants_of(ast.parse(source))):
-            if path != LOOP or by_line[line] in sections:
-                found.append((path, number, line, by_line[line]))
+        for number, (at, _) in enumerate(mutants_of(ast.parse(source))):
+            if path != LOOP or by_line[at] in sections:
+                found.append((path, number, at, by_line[at]))
     return found
 
 
+ours: list[Any] = []  # the copy of this process, and the tests
+
+
 def prepare(tree: Path, folder: str, *tests: Any) -> None:
-    """Make the copy of a process that runs mutants, with these tests."""
-    global ours  # noqa: PLW0603
-    ours = Copy(tree, folder), *tests
+    """Make the copy of a process that runs mutants."""
+    ours[:] = [Copy(tree, folder), *tests]
 
 
 def run_mutant(mutant: tuple[str, int, int, str]) -> dict[str, Any]:
