@@ -788,7 +788,7 @@ def split_at_fences(text: str) -> tuple[list[str], bool]:
     """Return talk, code block, talk ... of a text, in turn, and whether it ends within
     a block. A fence that has a word after it, as ```python, opens a block, and cannot
     close one; ```ls``` on a line does neither."""
-    parts, start = list[str](), 0
+    parts, start, language = list[str](), 0, ""
     for fence in islice(FENCE.finditer(text), 2000):
         within = len(parts) % 2 == 1
         after = fence[1].strip()
