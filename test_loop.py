@@ -1091,6 +1091,16 @@ def test_all_of_serves_judges_that_ask_a_model_and_async_ones():
     assert result.attempts[0].complaint == "not above 1"
 
 
+def test_best_is_the_value_that_passed_more_of_the_judges_of_an_all_of():
+    above = [loop.check(lambda n, least=least: n > least, "low") for least in (0, 9)]
+    limits, call = loop.Limits(tries=2), loop.scripted("5", "-1")
+    result = loop.run("n?", loop.all_of(int, *above), call=call, limits=limits)
+    assert not result and result.best == 5
+    nested = loop.all_of(int, loop.all_of(*above))
+    call = loop.scripted("5", "-1")
+    assert loop.run("n?", nested, call=call, limits=limits).best == 5
+
+
 def test_best_of_all_of_is_what_its_judge_that_rejects_calls_good():
     def first_alone(found):
         raise loop.Reject("the second is wrong", value=found[:1])
