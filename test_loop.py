@@ -1820,6 +1820,7 @@ def test_comment_above_the_reader_says_what_it_finds(text, pieces):
 # comment above the reader, which the test above this reads.
 NOTHING = None
 READER = {
+    "an escaped mark": ("{'a': 'it\\'s'}", {"a": "it's"}),
     "double marks in single ones": ("{'a': 'say \"x\"'}", {"a": 'say "x"'}),
     "a piece within marks": ('It is `{"a": 1}`, or "{"a": 1}".', {"a": 1}),
 
@@ -1827,6 +1828,7 @@ READER = {
     "cut within the first key": ("{\"note: it was {'a': 1}", NOTHING),
     "cut within a comment": ('{"b": 1 /* not {"a": 1}', NOTHING),
     "contradicted by a word": ('{"a": 36} No: {"a": thirty}', NOTHING),
+    "contradicted by a word in talk": ('{"a": 36} No: {"a": thirty} or so', NOTHING),
     "contradicted in a list": ('["x"] No: ["y', NOTHING),
     "contradicted further in": ('{"a": "x"} No: {"b": {"a": "y', NOTHING),
     "repeated with slips": ("{'a': 'x', b: 1} Again: {\"a\": \"x\", ",

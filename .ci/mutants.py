@@ -17,9 +17,9 @@ within a `raise` or assigned to `cure` (the wording of errors), `if TYPE_CHECKIN
 Each runs in a copy of the tree, as byte code in its __pycache__: so all processes that
 a test starts run it, too, and a test that reads the text of loop.py sees the original.
 The tests are the quick part of the suite: first those on the mutant's own section that
-took at most 0.2 s of processor time in a first run, then others that took at most 0.02;
-no properties, and none of the sections on the examples, the ledger and stress. The
-first failure ends it. A test that takes 20 s hangs, which kills the mutant, too.
+took at most 0.5 s of processor time in a first run, then others that took at most 0.02;
+no properties, and none of the sections on the examples and the ledger. The first
+failure ends it. A test that takes 20 s hangs, which kills the mutant, too.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ import rich.live  # noqa: F401
 
 LOOP, BATCH = "loop.py", "examples/parts/batch.py"
 HEADING = re.compile(r"# (\d+)\. (.*?) -+$")
-SLOW_SECTIONS = re.compile("The examples|The ledger|Stress")
+SLOW_SECTIONS = re.compile("The examples|The ledger")
+STRESSED = ("8", BATCH)  # what the section of stress tests is about, too
 # Seconds of processor time that a test may take: one on the mutant's section, another.
-QUICK, QUICKER = 0.2, 0.02
+QUICK, QUICKER = 0.5, 0.02
 HANGS = 20  # seconds after which one hangs
 MEMORY = 4 * 2**30  # bytes that a mutant may use
 
@@ -214,7 +215,8 @@ class Quick:
             number, title = above[-1] if above else ("", "")
             about = re.search(r"\((.*)\)", title)  # a file or a folder
             is_first = number == self.first
-            is_first = is_first or bool(about and self.first.startswith(about[1]))
+            is_first |= bool(about and self.first.startswith(about[1]))
+            is_first |= self.first in STRESSED and title.startswith("Stress")
             is_property = getattr(item.obj, "is_hypothesis_test", False)
             taken = 0.0 if self.seconds is None else self.seconds.get(item.nodeid, 9.0)
             is_slow = taken > (QUICK if is_first else QUICKER)
