@@ -203,6 +203,7 @@ class Reply:
     seconds: float | None = None
     model: str = ""
     id: str = ""
+    complaint: str = ""  # the call's own: the reply is rejected for it, not judged
     raw: Any = field(default=None, repr=False)  # the response; copies do not keep it
 
     def __reduce__(self) -> Any:
@@ -905,9 +906,9 @@ def token_limits_reached(state: State) -> dict[str, Any]:
 
 
 def tools_wanted(state: State) -> Stop | None:
-    """The model asks for tools, and no fix-up above runs them: stop, as the same
-    request would bring the same."""
-    if not state.reply.tool_calls:
+    """The model asks for tools, and no fix-up above runs them, or uses their arguments:
+    stop, as the same request would bring the same."""
+    if not state.reply.tool_calls or state.texts:
         return None
     cure = "give one that runs them, or uses their arguments as the answer"
     return Stop(f"no fix-up runs tools: {cure}")
@@ -945,7 +946,8 @@ def first_answer_is_open(text: str) -> bool:
 def empty_reply(state: State) -> Ask | None:
     """The reply is empty: ask again, without a complaint, which would only confuse.
     (python-genai#1789)"""
-    return None if state.reply.text.strip() else ask_again(state)
+    is_empty = not (state.reply.text.strip() or state.reply.tool_calls)
+    return ask_again(state) if is_empty else None
 
 
 def ask_afresh(state: State) -> Ask | None:
@@ -1353,6 +1355,8 @@ class chat:
     """
 
     blocks = True  # it would block an event loop, so `arun` refuses it
+    path = "/chat/completions"  # below base_url
+    new_body = bytearray  # what a response is collected in
 
     def __init__(
         self,
@@ -1380,7 +1384,7 @@ class chat:
         if not all(it.isascii() and it.isprintable() for it in self.headers.values()):
             raise ValueError("a key or header has characters that HTTP does not allow")
         base, mark, query = url.partition("?")  # Azure has its version there
-        self.url = f"{base.rstrip('/')}/chat/completions{mark}{query}"
+        self.url = f"{base.rstrip('/')}{self.path}{mark}{query}"
         self.secrets = [key, query, *secret.values()]  # never to be shown
         pairs = [*secret.items(), *re.findall("([^=&]+)=([^&]+)", query)]
         for name, value in pairs:  # the endpoint may quote a part of it
@@ -1393,14 +1397,15 @@ class chat:
         self.__name__ = model or "chat"
 
     def __call__(self, messages: Messages, **changed: Any) -> Reply:
-        body, began, response = bytearray(), time.monotonic(), cast("Any", None)
+        body, began, response = self.new_body(), time.monotonic(), cast("Any", None)
         client = self.client or borrow_client()
         try:
             with client.stream(**self.request(messages, changed)) as response:
                 for chunk in response.iter_bytes():
-                    self.add_chunk(chunk, body, began)
+                    if self.add_chunk(chunk, body, began):
+                        break
         except Exception as error:  # noqa: BLE001
-            if not (is_of_kind(error, "HTTPError") and is_whole(body)):
+            if not (is_of_kind(error, "HTTPError") and self.is_whole(body)):
                 raise self.connection_error(error) from None  # its request has the key
         finally:
             if not self.client:
@@ -1411,7 +1416,7 @@ class chat:
         """Return what the client's `stream` needs to send these messages."""
         settings = self.settings | changed
         settings = {key: it for key, it in settings.items() if it is not None}
-        body = json.dumps(settings | {"messages": messages}).encode()
+        body = json.dumps(self.payload(messages, settings)).encode()
         return {
             "method": "POST",
             # A client of yours may be of httpx2, which does not take a URL of httpx.
@@ -1422,13 +1427,26 @@ class chat:
             "timeout": (min(10.0, self.timeout), self.timeout, self.timeout, None),
         }
 
-    def add_chunk(self, chunk: bytes, body: bytearray, began: float) -> None:
-        """Add to the body; raise CallError where it is too slow or too large."""
+    def payload(self, messages: Messages, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return what is sent, as a JSON value."""
+        return settings | {"messages": messages}
+
+    def add_chunk(self, chunk: bytes, body: bytearray, began: float) -> bool:
+        """Add to the body, and return whether that is enough, so that the rest need not
+        come; raise CallError where it is too slow or too large."""
         late = len(body) > 0 and time.monotonic() - began > self.timeout
         body += chunk
         if late or len(body) > BODY_LIMIT:
             limits = f"{self.timeout:g} s and {BODY_LIMIT} bytes"
             raise self.fault(f"no whole reply within {limits}", billed=True)
+        return False
+
+    def is_whole(self, body: bytearray) -> bool:
+        """Return whether a body is whole, however its connection ended."""
+        with suppress(ValueError, RecursionError):
+            json.loads(body)
+            return True
+        return False
 
     def connection_error(self, error: Exception) -> Exception:
         """Return the CallError for a broken connection; any other error unchanged."""
@@ -1483,9 +1501,7 @@ class chat:
     def response_error(self, response: Any, raw: Any, text: str) -> CallError:
         """Return the CallError for a response that has no reply in it."""
         status, headers = response.status_code, response.headers
-        if (
-            status < 300
-        ):  # an error within a 200 has a status of its own: inspect_ai#1534
+        if status < 300:  # the error within it has a status of its own: inspect_ai#1534
             status = get_path(int, raw, "error", "code") or status
         why = get_path(str, raw, "error", "message")
         if not why:
@@ -1508,7 +1524,7 @@ class achat(chat):
     ) -> Reply:
         from asyncio import CancelledError, get_running_loop
 
-        body, began, response = bytearray(), time.monotonic(), cast("Any", None)
+        body, began, response = self.new_body(), time.monotonic(), cast("Any", None)
         loop = get_running_loop()
         if loop not in IDLE_OF_LOOP:
             IDLE_OF_LOOP[loop] = keep_idle_clients(loop)
@@ -1517,9 +1533,10 @@ class achat(chat):
         try:
             async with client.stream(**self.request(messages, changed)) as response:
                 async for chunk in response.aiter_bytes():
-                    self.add_chunk(chunk, body, began)
+                    if self.add_chunk(chunk, body, began):
+                        break
         except Exception as error:  # noqa: BLE001
-            if not (is_of_kind(error, "HTTPError") and is_whole(body)):
+            if not (is_of_kind(error, "HTTPError") and self.is_whole(body)):
                 raise self.connection_error(error) from None
         except CancelledError:  # its connection would stay in use for ever
             if not self.client:
@@ -1547,14 +1564,6 @@ def check_price(price: Any) -> None:
     numbers: list[Any] = list(map(type, parts))
     if price is not None and not (len(numbers) == 2 and {*numbers} <= {int, float}):
         raise TypeError(f"price is {price!r}: give (input, output), in dollars")
-
-
-def is_whole(body: bytearray) -> bool:
-    """Return whether a body is whole, though its connection may have ended badly."""
-    with suppress(ValueError, RecursionError):
-        json.loads(body)
-        return True
-    return False
 
 
 def usage_figure(kind: Any, usage: Any, name: str) -> Any:
@@ -1929,8 +1938,8 @@ def check_hooks(state: State, driver: Hook) -> None:
             raise TypeError(f"{name_of(hook)} is async and yields: it cannot do both")
         if flags & CO_COROUTINE and driver is drive:
             raise TypeError(f"{name_of(hook)} is async: use arun")
-    if driver is adrive:
-        check_blocking(state.call)
+        if driver is adrive:
+            check_blocking(hook)
 
 
 def flags_of(hook: Any) -> int:
@@ -2117,6 +2126,10 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     elif reply.finish == "refusal" and state.judge is not accept_anything:
         state.text, state.texts = "", ()  # no answer, though any text might do
         record_complaint(state, f"the model refused: {short_json(reply.text)}")
+    elif reply.complaint and state.judge is not accept_anything:
+        start_inspection(state, reply.text)  # it counts as a try
+        record_rejection(state, reply.text, Reject(reply.complaint))
+        state.text, state.texts = "", ()  # nothing to repair
 
 
 def charge(state: State, **used: Any) -> None:
@@ -2271,10 +2284,8 @@ def state_of_question(state: State, hook: Hook, ask: Ask) -> State:
         accounts=(Account(Limits(state.accounts[0].limits.tries)), *state.accounts),
     )
     question.task_settings = question.changed = ask.settings
-    question.attempts, question.replies_by_request = (
-        state.attempts,
-        state.replies_by_request,
-    )
+    question.attempts = state.attempts
+    question.replies_by_request = state.replies_by_request
     question.hook = name_of(hook)
     question.name, question.tape, question.watch = state.name, state.tape, state.watch
     return question
@@ -2425,6 +2436,8 @@ def accepted(state: State) -> Result[Any]:
 def gave_up(state: State, why: str) -> Result[Any]:
     """End a run in which no reply was accepted."""
     state.value = None
+    if state.best is None:
+        state.best = state.reply.text or None  # nobody could judge it
     reason = str(why)
     if not reason.endswith(state.why):
         reason = f"{reason}; at last: {state.why}"
