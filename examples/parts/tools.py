@@ -1,0 +1,433 @@
+"""Situation: the model is to do things by itself: look up, compute, write a file. An
+agent is a loop with one more fix-up. Copy this file beside loop.py.
+
+    tools = use_tools(read_file, add)  # plain functions, with types and docstrings
+    ask = Ask("How long is notes.txt?", tools=tools.schemas)
+    run(ask, judge, call=chat("gpt-5"), fixes=[tools, *FIXES], tape=Tape("agent.jsonl"))
+
+The judge sees the answer of the model that asks for no tool any more. With `arun`, take
+`ause_tools`. Where the tool call itself is the answer, so that no tool runs, take
+fixes=[answer_in_tool_call, *FIXES]. For a model that has no tool calls, there is
+tools_in_text.py. Run this file to see it at work, offline.
+
+Promised:
+- A tool runs at most once for each request of the model. What it returned is on the
+  tape, so that a run that is started again reads it there.
+- If the program is killed while a tool runs, nobody knows whether it took effect. The
+  tool does not run again: the model reads that this is not known. Only a tool with a
+  parameter `idempotency_key` does, with the same key: a service then knows it again.
+- What a tool raises is what the model reads, and so are a time-out and the mistakes of
+  the model: a tool that is not there, arguments that do not fit (the tool is not run),
+  the same request for the third time after two equal results. After a fourth, it ends.
+- No tool runs where a limit keeps the model from reading what it would return.
+
+Not promised: that a tool stops at its time-out (Python cannot stop its thread), or that
+what a tool returns does not mislead the model.
+
+Each run of a tool takes two calls of Limits(calls=32), though they cost nothing: one is
+the permission, with its key, and one the tool. So allow an agent three for each step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Generator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextvars import copy_context
+from functools import partial
+from importlib.util import find_spec
+from inspect import Parameter, getdoc, iscoroutinefunction, signature
+from pathlib import Path
+from threading import Thread
+from types import GeneratorType
+from typing import Any, cast, get_type_hints
+from uuid import uuid4
+
+if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from loop import (
+    FIXES,
+    Ask,
+    Hook,
+    HookError,
+    Messages,
+    Reject,
+    Reply,
+    State,
+    Stop,
+    Use,
+    complaint_of,
+    describe,
+    get_path,
+    json_with,
+    name_of,
+    run,
+    scan_json,
+    scripted,
+    short_json,
+    show,
+    strict_json,
+    token_limits_reached,
+    visible,
+)
+
+LONGEST = 20_000  # characters of a result that the model gets to read
+
+
+class use_tools:
+    """A fix-up: the reply asks for tools. Run them, and ask on with what they returned.
+
+    Each function is a tool: its name, parameters, their types, and its docstring are
+    what the model reads, by Ask(..., tools=tools.schemas). timeout: seconds for each
+    run. confirm(name, arguments): may it run? It returns True, False or a text that
+    says why not; yes_at_terminal asks a person.
+    """
+
+    blocks = True  # `arun` refuses it: there, take ause_tools
+
+    def __init__(
+        self, *functions: Hook, timeout: float = 30.0, confirm: Hook | None = None
+    ):
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout!r}: give seconds, more than 0")
+        for hook in (*functions, confirm):
+            if self.blocks and iscoroutinefunction(hook):
+                raise TypeError(f"{name_of(hook)} is async: take ause_tools and arun")
+        self.tools = {name_of(function): Tool(function) for function in functions}
+        if len(self.tools) < len(functions):
+            names = ", ".join(map(name_of, functions))
+            raise ValueError(f"two of the tools have one name: {names}")
+        self.schemas: list[Any] = [tool.schema for tool in self.tools.values()]
+        self.timeout, self.confirm = timeout, confirm
+
+    def __call__(self, state: State) -> Generator[Ask, Any, Ask | Stop | None]:
+        if not state.settings.get("tools"):
+            cure = "give run an Ask(..., tools=tools.schemas)"
+            raise HookError(f"the model was not told of any tool: {cure}")
+        requests = requests_in(state.reply)
+        if not requests:
+            return None
+        # What a tool does must not be done for nobody.
+        reason = limit_ahead(state, 2 * len(requests))
+        if reason:
+            return Stop(f"{reason}; so no tool was run")
+        answer = {"role": "assistant", "content": state.reply.text}
+        conversation = [*state.task, answer | {"tool_calls": requests}]
+        for request, asked in zip(requests, state.reply.tool_calls, strict=True):
+            name, arguments = request["function"]["name"], arguments_of(asked)
+            text = yield from self.text_for(state, name, arguments)
+            if text is None:
+                what = visible(f"{name}({arguments})"[:200])
+                return Stop(f"the model asks for {what} again and again")
+            facts = {"role": "tool", "tool_call_id": request["id"], "content": text}
+            conversation.append(facts)
+        state.task = conversation  # the re-asks go on from there
+        return Ask(conversation)
+
+    def text_for(
+        self, state: State, name: str, arguments: str
+    ) -> Generator[Ask, Any, str | None]:
+        """Return what the model is to read about a request; None where it asked for
+        the same too often."""
+        earlier = state.memory.setdefault((self, name, arguments), list[str]())
+        if len(earlier) > 1 and earlier[-1] == earlier[-2]:
+            earlier.append(earlier[-1])
+            told = "error: asked for twice before, with the same result"
+            return told if len(earlier) == 3 else None
+        tool = self.tools.get(name)
+        if tool is None:
+            text = f"error: there is no tool {name!r}, only {', '.join(self.tools)}"
+        elif token_limits_reached(state):
+            text = "error: not run, as the reply was cut off at max_tokens"
+        else:
+            try:
+                given = tool.read(arguments)
+            except Exception as error:  # noqa: BLE001
+                text = f"error: {complaint_of(error)}, in {arguments[:500]}"
+            else:
+                text = yield from self.run_once(state, tool, given, arguments)
+        earlier.append(text)
+        return text
+
+    def run_once(
+        self, state: State, tool: Tool, given: dict[str, Any], arguments: str
+    ) -> Generator[Ask, Any, str]:
+        """Run a tool, if it may run and was not started before; return what the model
+        is to read. Both steps are calls, so that a tape has the one before the next."""
+        what = f"{tool.name}({arguments})"
+        may_run = partial(self.confirm or say_yes, tool.name, json.loads(arguments))
+        permission: Reply = yield Ask(what, call=self.as_call(tool, may_run))
+        allowed, _, key = permission.text.partition(" ")
+        if allowed != "allowed":
+            return permission.text
+        # Where the tape had the permission, the tool was started before. If the tape
+        # has its result, too, the call below is not made.
+        was_started = state.attempts[-1].reused
+        work = partial(tool.work, given, key, was_started)
+        result: Reply = yield Ask(what, call=self.as_call(tool, work, self.timeout))
+        return result.text
+
+    def as_call(self, tool: Tool, work: Hook, timeout: float | None = None) -> Hook:
+        """Return a call, as loop.py's, that does work() and costs nothing: of a tool if
+        it has a time-out, else of the permission."""
+
+        def call(_messages: Messages, **_settings: Any) -> Any:
+            return self.reply_of(work, timeout)
+
+        step = "permission" if timeout is None else "run"
+        vars(call).update(settings={"tool": tool.name, "step": step}, price=(0.0, 0.0))
+        call.__name__ = tool.name
+        return call
+
+    def reply_of(self, work: Hook, timeout: float | None) -> Any:
+        """Return the reply that work() gives, whatever it raises."""
+        try:
+            # A person is asked without a thread, and may take as long as it takes.
+            value = work() if timeout is None else in_thread(work).result(timeout)
+            return free_reply(text_of_value(value, timeout))
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            return free_reply(error_text(error, timeout))
+
+
+class ause_tools(use_tools):
+    """The same for `arun`. A tool and `confirm` may be async; if not, they run in a
+    thread, and the event loop goes on."""
+
+    blocks = False
+
+    async def reply_of(self, work: Hook, timeout: float | None) -> Any:
+        """Return the reply that work() gives, whatever it raises."""
+        try:
+            future = asyncio.wrap_future(in_thread(work))
+            value = await asyncio.wait_for(future, timeout)
+            if isinstance(value, Awaitable):  # of an async function
+                value = await asyncio.wait_for(value, timeout)
+            return free_reply(text_of_value(value, timeout))
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            return free_reply(error_text(error, timeout))
+
+
+def say_yes(_name: str, _arguments: dict[str, Any]) -> bool:
+    """Return True: any tool may run."""
+    return True
+
+
+def yes_at_terminal(name: str, arguments: dict[str, Any]) -> bool | str:
+    """Return whether a person at the terminal says yes. To ask about one tool alone:
+    confirm=lambda name, given: name != "delete" or yes_at_terminal(name, given)."""
+    if not sys.stdin.isatty():
+        return "there is no terminal to ask a person at"
+    shown = visible(f"{name}({json.dumps(arguments, ensure_ascii=False)})")
+    print(f"May it run {shown}? (y or n) ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def in_thread(work: Hook) -> Future[Any]:
+    """Start work() in a thread that ends with the program; return its future."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()  # it cannot be cancelled any more
+    context = copy_context()
+
+    def target() -> None:
+        try:
+            future.set_result(context.run(work))
+        except BaseException as error:  # noqa: BLE001
+            future.set_exception(error)
+
+    Thread(target=target, daemon=True).start()
+    return future
+
+
+def free_reply(text: str) -> Reply:
+    """Return a reply that took no tokens."""
+    return Reply(text, "stop", input_tokens=0, output_tokens=0, cost=0.0)
+
+
+def text_of_value(value: Any, timeout: float | None) -> str:
+    """Return what a tool returned as a text, as JSON if it was none; of a permission,
+    "allowed" and a key that no other request has, or why not."""
+    if timeout is None:
+        refused = f"not allowed: {value or 'a person said no'}"
+        return f"allowed {uuid4().hex}" if value is True else refused
+    if value is None:
+        return "done"
+    if isinstance(value, (Awaitable, GeneratorType)):
+        raise TypeError(f"it returned {value!r}, which is no value yet")
+    text = value
+    if not isinstance(value, str):
+        text = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
+    more = len(text) - LONGEST
+    return text if more <= 0 else f"{text[:LONGEST]} ... ({more} characters more)"
+
+
+def error_text(error: BaseException, timeout: float | None) -> str:
+    """Return what the model reads where a tool raised an error."""
+    text = f"error: {describe(error)}"
+    if isinstance(error, (TimeoutError, FutureTimeout, asyncio.TimeoutError)):
+        text += f" (it has {timeout:g} s); it may yet take effect" if timeout else ""
+    return text
+
+
+def limit_ahead(state: State, calls: int) -> str:
+    """Return which limit forbids that the model is asked after so many calls, or ""."""
+    for account in state.accounts:
+        reason = account.limit_reached(0.0)
+        most, used = account.limits.calls, account.spent.calls
+        if not reason and most is not None and used + calls >= most:
+            reason = f"limit reached: {used} of {most:g} calls, and tools take {calls}"
+        if reason:
+            return reason
+    return ""
+
+
+class Tool:
+    """A function that a model may run, with its schema.
+
+    With pydantic installed, a parameter may have any type that it knows; the function
+    gets a date, say, or a model. Without, it has one of JSON: str, int, list ...
+    """
+
+    def __init__(self, function: Hook):
+        self.function, self.name = function, name_of(function)
+        parameters = dict(signature(function).parameters)
+        by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+        if not all(it.kind in by_name for it in parameters.values()):
+            raise TypeError(
+                f"{self.name}: the parameters of a tool have names, no * or /"
+            )
+        self.takes_key = parameters.pop("idempotency_key", None) is not None
+        hints = get_type_hints(function, include_extras=True)
+        self.types = {name: hints.get(name, object) for name in parameters}
+        self.adapter: Any = None
+        optional = [it.name for it in parameters.values() if it.default is not it.empty]
+        if find_spec("pydantic"):
+            self.adapter = adapter_of(self.name, self.types, optional)
+            shape = self.adapter.json_schema()
+        else:
+            json_with(**self.types)  # raises TypeError where a type is none of JSON
+            shape = simple_schema(self.types, optional)
+        facts = {"name": self.name, "description": getdoc(function) or ""}
+        self.schema = {"type": "function", "function": facts | {"parameters": shape}}
+
+    def read(self, arguments: str) -> dict[str, Any]:
+        """Return the arguments for the function; raise where they do not fit."""
+        given = strict_json(arguments)
+        if self.adapter is not None:
+            return cast("dict[str, Any]", self.adapter.validate_python(given))
+        if not isinstance(given, dict):
+            raise TypeError(f"expected a JSON object, found {short_json(given)}")
+        signature(self.function).bind(**given)
+        types = {name: kind for name, kind in self.types.items() if name in given}
+        return cast("dict[str, Any]", json_with(**types)(arguments))
+
+    def work(self, given: dict[str, Any], key: str, was_started: bool) -> Any:
+        """Run the tool. Where it was started before, it has to take a key."""
+        if self.takes_key:
+            return self.function(**given, idempotency_key=key)
+        if was_started:
+            unknown = "so nobody knows whether it took effect. It was not run again"
+            return f"error: the program ended while this ran, {unknown} (key {key})"
+        return self.function(**given)
+
+
+def adapter_of(name: str, types: dict[str, Any], optional: list[str]) -> Any:
+    """Return pydantic's adapter for the arguments of a tool, as a dict."""
+    import pydantic
+    import typing_extensions  # pydantic brings it
+
+    make_dict: Any = typing_extensions.TypedDict
+    may_miss: Any = typing_extensions.NotRequired
+    members = {
+        it: may_miss[kind] if it in optional else kind for it, kind in types.items()
+    }
+    shape = make_dict(name, members)
+    shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    return pydantic.TypeAdapter(shape)
+
+
+def simple_schema(types: dict[str, Any], optional: list[str]) -> dict[str, Any]:
+    """Return the JSON schema of arguments whose types are those of JSON."""
+    names = {str: "string", int: "integer", float: "number", bool: "boolean"}
+    names |= {list: "array", dict: "object"}
+    members = {
+        it: {"type": names[kind]} if kind in names else {} for it, kind in types.items()
+    }
+    required = [name for name in types if name not in optional]
+    return {"type": "object", "properties": members, "required": required}
+
+
+def requests_in(reply: Reply) -> list[dict[str, Any]]:
+    """Return the requests for tools in a reply, fit to be sent back: each has an id of
+    its own, and an object of arguments, as endpoints refuse a conversation that has a
+    broken request. What else is in one, as the signature of a thought, stays."""
+    requests: list[dict[str, Any]] = []
+    ids: set[str] = set()
+    for number, asked in enumerate(reply.tool_calls):
+        arguments = arguments_of(asked)
+        try:
+            broken = not isinstance(strict_json(arguments), dict)
+        except (Reject, RecursionError):
+            broken = True
+        name = get_path(str, asked, "function", "name") or ""
+        id_ = get_path(str, asked, "id") or f"call_{number}"
+        id_ = f"{id_}_{number}" if id_ in ids else id_
+        ids.add(id_)
+        request: dict[str, Any] = {**(get_path(dict, asked) or {}), "id": id_}
+        request["function"] = {"name": name, "arguments": "{}" if broken else arguments}
+        requests.append(request | {"type": "function"})
+    return requests
+
+
+def arguments_of(asked: Any) -> str:
+    """Return the arguments of a request as a text: {} for none (xagent#1503)."""
+    given: Any = get_path((str, dict), asked, "function", "arguments") or "{}"
+    return given if isinstance(given, str) else json.dumps(given)
+
+
+def answer_in_tool_call(state: State) -> Use | Ask | None:
+    """The tool call is the answer: a tool serves as a form to fill in. Use its
+    arguments; where they were cut off, allow twice as many tokens, once. No tool runs.
+    Place: fixes=[answer_in_tool_call, *FIXES]."""
+    texts = [arguments_of(asked) for asked in state.reply.tool_calls]
+    limits = token_limits_reached(state)
+    if texts and limits and scan_json(texts[-1]).open:
+        if "answer_in_tool_call" in state.memory:
+            return None
+        state.memory["answer_in_tool_call"] = True
+        return Ask(state.messages, **{name: 2 * limits[name] for name in limits})
+    return Use(*texts) if texts else None
+
+
+if __name__ == "__main__":
+    import argparse
+
+    shape = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
+
+    def add(a: int, b: int) -> int:
+        """Return the sum of two numbers."""
+        return a + b
+
+    def asking_for(name: str, arguments: str) -> Reply:
+        function = {"name": name, "arguments": arguments}
+        return Reply("", "tools", tool_calls=({"id": "c1", "function": function},))
+
+    tools = use_tools(add)
+    result = run(
+        Ask("What is 1234 + 4321?", tools=tools.schemas),
+        int,
+        call=scripted(
+            asking_for("plus", "{}"),
+            asking_for("add", '{"a": 1234, "b": "x"}'),
+            asking_for("add", '{"a": 1234, "b": 4321}'),
+            "It is 5555.",
+            "5555",
+        ),
+        fixes=[tools, *FIXES],
+        watch=show,
+    )
+    print(result)
