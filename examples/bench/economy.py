@@ -23,12 +23,14 @@ Eight kinds of task, four tries an item, on a small real model (see local_model.
 set OPENAI_BASE_URL). In four kinds a repair can make a bad reply good: JSON, quotes in
 JSON, labels, code. In the other four, texts with limits, it cannot. Each policy gets
 the same items, judges and first seeds. You see what was accepted, what of that is
-correct, and what an accepted one cost in tokens, read and written, as a share of what
-"the same prompt again" needed for one, with a 90 % interval (bootstrap over the items
-of each kind). All is on tapes in the folder TAPES: stop it, start it, and nothing is
-asked twice. The judge of code runs what the model wrote, for a second, with little
-memory: that limits accidents, not attackers. Exit status: 0; 2 for a wrong argument; 3
-if no reply came; 130 after Ctrl-C, with the figures of what is done.
+correct, and what an accepted one cost: in tokens, read and written, those written
+alone, and seconds of the model (other work on the machine adds to these). Behind it is
+the cost in tokens as a share of what "the same prompt again" needed, with a 90 %
+interval (bootstrap over the items of each kind). All is on tapes in the folder TAPES:
+stop it, start it, and nothing is asked twice. The judge of code runs what the model
+wrote, for a second, with little memory: that limits accidents, not attackers. Exit
+status: 0; 2 for a wrong argument; 3 if no reply came; 130 after Ctrl-C, with the
+figures of what is done.
 """
 
 import argparse
@@ -54,6 +56,7 @@ import extract
 from local_model import model
 from parts.batch import each, join_results
 from parts.judges import grounded, no_echo
+from parts.streaming import enough_for, json_within, repeats, streamed
 
 from loop import (
     FIXES,
@@ -417,15 +420,17 @@ FAMILIES = {
 
 MEANING = """\
 defaults   FIXES of loop.py
+glance     the same; each reply is read while it is written, and cut where no JSON
+           begins, where it repeats itself, and where its JSON is accepted
 again      the same prompt again, with another seed; no repairs (tenacity's way)
 history    the reply and the error appended; no repairs (instructor's way)
 schema     one reply, constrained by a JSON schema (response_format)
 schema+    the same, with FIXES of loop.py
 library    the library instructor, by JSON schema"""
-POLICIES = [line.split()[0] for line in MEANING.splitlines()]
+POLICIES = re.findall("(?m)^\\S+", MEANING)
 # Of what kinds of task; the others are for all.
 ONLY_FOR = {"schema": ("person", "quote"), "schema+": ("person", "quote")}
-ONLY_FOR["library"] = ("person",)
+ONLY_FOR |= {"glance": ("person", "quote"), "library": ("person",)}
 
 
 def same_again(state: State) -> Ask:
@@ -443,6 +448,7 @@ def history(state: State) -> Ask:
 
 FIXES_OF: dict[str, list[Hook]] = {
     "defaults": FIXES,
+    "glance": FIXES,
     "again": [same_again],
     "history": [history],
     "schema": [],
@@ -459,9 +465,23 @@ def by_loop(policy: str, family: Family, item: int, run: Hook) -> Result[Any]:
         shape = {"type": "object", "properties": members, "required": [*members]}
         constraint = {"name": "answer", "schema": shape, "strict": True}
         settings["response_format"] = {"type": "json_schema", "json_schema": constraint}
-    ask = Ask(family.ask(item), **settings)
+    call = glancing_call(family, item) if policy == "glance" else None
+    ask = Ask(family.ask(item), call=call, **settings)
     limits = Limits(tries=TRIES)
     return run(ask, family.judge(item), fixes=FIXES_OF[policy], limits=limits)
+
+
+def glancing_call(family: Family, item: int) -> Hook:
+    """Return a call that reads no more of a reply than it needs."""
+    no_json, enough = json_within(80), enough_for(family.judge(item))
+
+    def glance(text: str) -> str:
+        return no_json(text) or repeats(text) or enough(text)
+
+    # So that llama.cpp counts the tokens of a reply that is cut, too:
+    counted: dict[str, Any] = {"timings_per_token": True}
+    plain = model(temperature=0.7, max_tokens=family.most, seed=1, **counted)
+    return streamed(plain, glance)
 
 
 def by_library(family: Family, item: int, run: Hook) -> Result[Any]:
@@ -536,7 +556,9 @@ class Row(NamedTuple):
     accepted: bool
     correct: bool
     calls: int
-    tokens: int
+    tokens: int  # read and written
+    written: int
+    seconds: float
 
 
 Rows = dict[str, list[Row]]  # by the kind of task
@@ -560,7 +582,11 @@ def measure(policy: str, name: str, items: Sequence[int], tapes: Path) -> list[R
             print(f"no reply came: {result}", file=sys.stderr)
             raise SystemExit(3)
         correct = bool(result) and family.correct(item, result.value)
-        row = Row(bool(result), correct, result.spent.calls, result.spent.tokens)
+        replies = [it.reply for it in result.attempts if it.reply]
+        written = sum(reply.output_tokens or 0 for reply in replies)
+        seconds = sum(reply.seconds or 0.0 for reply in replies)
+        spent = result.spent
+        row = Row(bool(result), correct, spent.calls, spent.tokens, written, seconds)
         rows.append(row)
     return rows
 
@@ -570,10 +596,11 @@ def joined(rows: Rows) -> list[Row]:
     return [row for own in rows.values() for row in own]
 
 
-def tokens_per_accepted(rows: list[Row]) -> float:
-    """Return the tokens that an accepted reply has cost."""
+def per_accepted(rows: list[Row], what: str = "tokens") -> float:
+    """Return the tokens, say, that an accepted reply has cost."""
     accepted = sum(row.accepted for row in rows)
-    return sum(row.tokens for row in rows) / accepted if accepted else math.inf
+    spent = sum(getattr(row, what) for row in rows)
+    return spent / accepted if accepted else math.inf
 
 
 def share_of_again(own: Rows, again: Rows) -> list[float]:
@@ -582,7 +609,7 @@ def share_of_again(own: Rows, again: Rows) -> list[float]:
 
     def ratio(drawn: dict[str, Sequence[int]]) -> float:
         mine, theirs = (
-            tokens_per_accepted([rows[kind][n] for kind in drawn for n in drawn[kind]])
+            per_accepted([rows[kind][n] for kind in drawn for n in drawn[kind]])
             for rows in (own, again)
         )
         return math.nan if mine == theirs == math.inf else mine / theirs
@@ -616,7 +643,8 @@ def figures(rows: dict[str, Rows]) -> dict[str, dict[str, dict[str, Any]]]:
             facts["accepted"] = sum(row.accepted for row in its)
             facts["correct"] = sum(row.correct for row in its)
             facts["calls_per_item"] = sum(row.calls for row in its) / len(its)
-            facts["tokens_per_accepted"] = tokens_per_accepted(its)
+            for what in ("tokens", "written", "seconds"):
+                facts[f"{what}_per_accepted"] = per_accepted(its, what)
             again = rows.get("again", {})
             if policy != "again" and again.keys() >= set(names):
                 facts["of_again"] = share_of_again(
@@ -628,17 +656,17 @@ def figures(rows: dict[str, Rows]) -> dict[str, dict[str, dict[str, Any]]]:
 
 def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Return the figures as lines of text."""
-    head = "items accepted correct calls per item tokens per accepted"
-    lines = [f"{'':28}{head}  again = 1"]
+    head = f"{'':28}items accepted correct   calls  tokens written seconds   again = 1"
+    lines = [head, f"{'':52}an item  for one accepted"]
     for group, policies in found.items():
         for number, (policy, facts) in enumerate(policies.items()):
             line = f"{'' if number else group:18} {policy:9}{facts['items']:5}"
             line += f"{facts['accepted']:9}{facts['correct']:8}"
-            line += (
-                f"{facts['calls_per_item']:15.2f}{facts['tokens_per_accepted']:20.0f}"
-            )
+            line += f"{facts['calls_per_item']:8.2f}{facts['tokens_per_accepted']:8.0f}"
+            line += f"{facts['written_per_accepted']:8.0f}"
+            line += f"{facts['seconds_per_accepted']:8.1f}"
             if "of_again" in facts:
-                line += "  {:.2f} ({:.2f}-{:.2f})".format(*facts["of_again"])
+                line += "   {:.2f} ({:.2f}-{:.2f})".format(*facts["of_again"])
             lines.append(line)
         lines.append("")
     return "\n".join(lines)

@@ -18,8 +18,8 @@ Copy this file beside loop.py and tools.py.
     run(ask, judge, call=tools_in_text(chat("small")), fixes=[tools, *FIXES])
 
 A small model needs examples: put into the ask, as messages, a question, an assistant's
-`tool_calls`, the tool's result and the answer. With two of them SmolLM2-135M gets most
-sums right, without them none: `uv run tools_in_text.py` shows it with ten.
+`tool_calls`, the tool's result and the answer. `uv run tools_in_text.py` does so with
+SmolLM2-135M, for ten sums, and says how many are right.
 
 Promised: the model is told of the tools in words, and asks for one by a JSON object.
 For loop.py and tools.py that is a tool call like any other. What the model writes after
