@@ -45,12 +45,14 @@ import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import date
 from email.utils import formatdate
 from functools import partial
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -289,6 +291,8 @@ NO_TOOLS = "no fix-up runs tools: give one that runs them, or uses their argumen
     "the same is asked again": (["x", "5"], [resample], "accepted"),
     "the second of two repairs is": (["x"], [always(loop.Use("y", "5"))], "accepted"),
     "arguments of a tool are accepted": ([TOOL], [always(loop.Use("5"))], "accepted"),
+    "arguments of a tool are rejected, and it is asked again": (
+        [TOOL, "5"], [always(loop.Use("x")), *loop.FIXES], "accepted"),
     "no fix-up applies": (["x"], [always(None)], "no fix-up applies; at last: Value"),
     "none to a failed call": ([BUSY], [], "no fix-up applies; at last: busy"),
     "a stand-in is rejected": ([BUSY], [always(loop.Use("y"))], "no .* last: Value"),
@@ -448,13 +452,43 @@ def test_fix_up_may_replace_the_task_so_that_no_tool_runs_twice(go):
     assert len(task.messages) == 1  # so that it may be asked again
 
 
+def test_reply_that_its_call_rejects_is_not_judged_and_not_repaired(go, tape):
+    judged = []
+
+    def judge(text):
+        judged.append(text)
+        return loop.json_with(name=str)(text)
+
+    hopeless = loop.Reply(f"So: {PERSON}", "cut", complaint="no talk")
+    call = loop.scripted(hopeless, hopeless, hopeless)
+    for reused in (0, 3):
+        options = {"call": call, "tape": loop.Tape(tape), "name": "r"}
+        fixes = [*loop.REPAIRS, loop.ask_with_complaint]
+        result = go("Who?", judge, fixes=fixes, **options)
+        assert result.best == f"So: {PERSON}" and result.spent.reused == reused
+        complaints = [attempt.complaint for attempt in result.attempts]
+        assert complaints == ["no talk"] * 3 and not judged
+    assert call.asked[1][0][-1]["content"] == "Who?\n\nNote: no talk"
+
+
+def test_best_is_the_last_text_where_nobody_could_judge_it(go):
+    def judge(text):
+        raise loop.CallError("moderation is down", 503)
+
+    result = go("?", judge, call=loop.scripted("an answer"))
+    assert not result and result.best == "an answer"
+    assert "moderation is down" in result.why
+
+
 # What counts what. A plan is the outcomes of the calls in order: a reply, "tool" for one
 # that asks for a tool, "!" for a fault; "|": from here on another call is asked.
 COUNTS = [
     ("calls", "x ! y", "1 2 3", "each request sent"),
     ("tries", "x ! | y", "1 1 2", "replies judged, of all calls, no faults"),
     ("tries", "tool x", "0 1", "no request for tools"),
+    ("tries", "x hopeless", "1 2", "a reply that its call rejects, too"),
     ("judged", "x ! y", "1 1 2", "replies judged, no faults"),
+    ("judged", "x hopeless", "1 2", "a reply that its call rejects, too"),
     ("judged", "tool x", "0 1", "no request for tools"),
     ("judged", "x y | z", "1 2 1", "of the present call"),
     ("faults", "! x | !", "1 1 2", "each failed call, of all calls"),
@@ -476,6 +510,8 @@ def count_in(state, counter):
 def outcome_of(word):
     if word == "!":
         return BUSY
+    if word == "hopeless":
+        return loop.Reply("5", "cut", complaint="too long")
     return tool_reply(n=word) if word.startswith("tool") else word
 
 
@@ -3775,6 +3811,418 @@ def test_person_is_asked_again_by_a_resumed_run_only_for_what_is_missing(
     assert result.value == ADA
 
 
+# tools.py: an agent
+
+tools_part = load_part("tools")
+tools_in_text = load_part("tools_in_text").tools_in_text
+ran = []  # what the tools did
+
+
+def add(a: int, b: int = 0) -> int:
+    """Return the sum of two numbers."""
+    ran.append((a, b))
+    return a + b
+
+
+def say(text: str) -> str:
+    ran.append(text)
+    return text
+
+
+def fail(how: str):
+    if how == "exit":
+        sys.exit("no more")
+    raise loop.CallError(how, 429) if how == "busy" else ValueError(how)
+
+
+def give(what: str):
+    return {"nothing": None, "pair": (1, "é"), "much": "x" * 30_000}[what]
+
+
+async def wait_for_ever() -> str:
+    await asyncio.sleep(3600)
+
+
+def sleep_for_ever() -> str:
+    threading.Event().wait()
+
+
+def later():
+    yield 1
+
+
+def wants(name, arguments="{}", id_="c1"):
+    """Return a tool call, as an endpoint has it."""
+    return {"id": id_, "function": {"name": name, "arguments": arguments}}
+
+
+def asks_for(*requests, text="", finish="tools"):
+    """Return a reply with these tool calls."""
+    return loop.Reply(text, finish, tool_calls=requests)
+
+
+class Agent:
+    """Runs of an agent through `run` or `arun`, on a scripted model."""
+
+    def __init__(self, go):
+        ran.clear()
+        self.go, self.is_async = go, go is not loop.run
+
+    def __call__(self, *replies, tools=(add, say, fail, give), judge=str, **options):
+        kind = tools_part.ause_tools if self.is_async else tools_part.use_tools
+        made = {it: options.pop(it) for it in ("timeout", "confirm") if it in options}
+        self.tools = kind(*tools, **made)
+        self.call = loop.scripted(*replies)
+        ask = loop.Ask("What?", tools=self.tools.schemas, **options.pop("settings", {}))
+        fixes = [self.tools, *loop.FIXES]
+        return self.go(ask, judge, call=self.call, fixes=fixes, **options)
+
+    def read(self):
+        """Return what the model read of its tools, in the last request."""
+        messages = self.call.asked[-1][0]
+        return [it["content"] for it in messages if it["role"] == "tool"]
+
+
+@pytest.fixture
+def agent(go):
+    return Agent(go)
+
+
+GIVES = {
+    # What the model asks for, and what it reads
+    "its result, as JSON": (wants("add", '{"a": 1, "b": 2}'), "3"),
+    "its result, if that is a text": (wants("say", '{"text": "hi"}'), "hi"),
+    "a pair, as JSON": (wants("give", '{"what": "pair"}'), r'\[1, "é"]'),
+    "that it is done": (wants("give", '{"what": "nothing"}'), "done"),
+    "a part of much": (wants("give", '{"what": "much"}'), r"x{20000} \.\.\. \(10000"),
+    "what it raised": (wants("fail", '{"how": "why"}'), "error: ValueError: why"),
+    "what it raised, be it a fault": (
+        wants("fail", '{"how": "busy"}'),
+        "error: .*busy",
+    ),
+    "that it wanted to exit": (
+        wants("fail", '{"how": "exit"}'),
+        "error: SystemExit: no",
+    ),
+    "that there is no such tool": (
+        wants("plus"),
+        "error: there is no tool 'plus', only",
+    ),
+    "that its arguments are no JSON": (wants("add", '{"a": 1'), "error: .*JSON.*in {"),
+    "that they are no object": (wants("add", "[1]"), "error: .*in \\[1\\]"),
+    "that one is missing": (wants("add", ""), "error: a: Field required"),
+    "that one is of no use": (
+        wants("add", '{"a": 1, "c": 2}'),
+        "error: c: Extra inputs",
+    ),
+    "that one has the wrong type": (
+        wants("add", '{"a": "x"}'),
+        "error: a: Input should",
+    ),
+    "the result of a number in quotes": (wants("add", '{"a": "5"}'), "5"),
+    "the result of arguments that are no text": (wants("add", {"a": 1}), "1"),
+    "that nesting has an end": (wants("add", "[" * 9999), "error: RecursionError"),
+}
+
+
+@by_name("wanted, text", GIVES)
+def test_model_reads_of_its_tool(agent, wanted, text):
+    assert agent(asks_for(wanted), "done").value == "done"
+    [read] = agent.read()
+    assert re.match(text, read) and len(agent.call.asked) == 2
+    asked = agent.call.asked[1][0][1]["tool_calls"][0]["function"]["arguments"]
+    assert type(json.loads(asked)) is dict  # or the endpoint would refuse all of it
+
+
+@by_name("tools, text", {
+    "that takes too long": ([sleep_for_ever], "error: .*TimeoutError.* may yet take"),
+    "that gives no value yet": ([later], "error: TypeError: it returned <generator"),
+})  # fmt: skip
+def test_model_reads_of_a_tool(agent, tools, text):
+    name = tools[0].__name__
+    assert agent(asks_for(wants(name)), "done", tools=tools, timeout=0.05)
+    assert re.match(text, agent.read()[0])
+
+
+def test_async_tools_are_for_arun_and_end_at_their_time_out():
+    agent = Agent(lambda *args, **options: asyncio.run(loop.arun(*args, **options)))
+    agent(asks_for(wants("wait_for_ever")), "done", tools=[wait_for_ever], timeout=0.05)
+    assert agent.read()[0].startswith("error: TimeoutError")
+    with pytest.raises(TypeError, match="wait_for_ever is async: take ause_tools"):
+        tools_part.use_tools(wait_for_ever)
+    call, tools = loop.scripted("x"), tools_part.use_tools(add)
+    with pytest.raises(loop.HookError, match="use_tools would block the event loop"):
+        asyncio.run(loop.arun("?", int, call=call, fixes=[tools]))
+    assert not call.asked
+
+
+def test_tools_of_one_reply_run_in_its_order_and_each_has_an_id(agent):
+    first, second = wants("say", '{"text": "b"}'), wants("say", '{"text": "a"}')
+    third = {"function": {"name": "add", "arguments": '{"a": 1}'}, "signature": "s"}
+    assert agent(asks_for(first, second, third, text="Let me see."), "done")
+    assert ran == ["b", "a", (1, 0)] and agent.read() == ["b", "a", "1"]
+    _, answer, *results = agent.call.asked[-1][0]
+    ids = [request["id"] for request in answer["tool_calls"]]
+    assert ids == [it["tool_call_id"] for it in results] and len(set(ids)) == 3
+    assert answer["content"] == "Let me see."
+    assert (
+        answer["tool_calls"][2]["signature"] == "s"
+    )  # of a thought: it has to go back
+
+
+def test_answer_that_is_rejected_is_asked_for_again_and_no_tool_runs_twice(agent):
+    result = agent(asks_for(wants("add", '{"a": 5}')), "x", "y", "5", judge=int)
+    assert result.value == 5 and ran == [(5, 0)]
+    assert [len(messages) for messages, _ in agent.call.asked] == [1, 3, 3, 4]
+
+
+def test_no_tool_runs_where_the_model_could_not_read_what_comes_of_it(agent):
+    once = asks_for(wants("add", '{"a": 1}'))
+    for limits in ({"calls": 3}, {"tokens": 1}):
+        result = agent(once, "done", limits=loop.Limits(**limits))
+        assert "so no tool was run" in result.why and not ran
+    assert agent(once, "done", limits=loop.Limits(calls=4)) and ran == [(1, 0)]
+
+
+@by_name("results, runs, why", {
+    "the same comes of it": (["1"] * 9, 2, r"the model asks for poll\(\{\}\) again"),
+    "other things come of it": ("123456789", 9, "accepted"),
+})  # fmt: skip
+def test_same_request_is_run_again_and_again_unless(agent, results, runs, why):
+    left = iter(results)
+
+    def poll() -> str:
+        ran.append("poll")
+        return next(left)
+
+    limits = loop.Limits(calls=99)
+    replies = [asks_for(wants("poll"))] * 9
+    result = agent(*replies, "done", tools=[poll], limits=limits)
+    assert re.match(why, result.why) and len(ran) == runs
+    assert result or "error: asked for twice before" in agent.read()[-1]
+
+
+CONFIRMS = {
+    # What confirm does, and what the model reads
+    "says yes": (lambda name, given: True, "1"),
+    "says no": (lambda name, given: False, "not allowed: a person said no"),
+    "says why not": (lambda name, given: f"{name}: no", "not allowed: add: no"),
+    "raises": (lambda name, given: 1 / 0, "error: ZeroDivisionError"),
+}
+
+
+@by_name("confirm, text", CONFIRMS)
+def test_tool_runs_only_where_it_is_confirmed(agent, confirm, text):
+    assert agent(asks_for(wants("add", '{"a": 1}')), "done", confirm=confirm)
+    assert agent.read()[0].startswith(text) and len(ran) == (text == "1")
+
+
+def test_run_that_is_taken_up_again_repeats_no_tool_and_no_question_to_a_person(
+    agent, tape
+):
+    questions = []
+
+    def confirm(name, given):
+        questions.append(name)
+        return True
+
+    once = asks_for(wants("add", '{"a": 1}'))
+    options = {"confirm": confirm, "name": "r"}
+    with pytest.raises(RuntimeError):
+        agent(once, RuntimeError("stop"), tape=loop.Tape(tape), **options)
+    assert agent("done", tape=loop.Tape(tape), **options).spent.reused == 3
+    assert ran == [(1, 0)] and questions == ["add"] and agent.read() == ["1"]
+
+
+# A tool that does something, and is killed before anybody notes that it did.
+KILLED = r"""
+import os
+from loop import FIXES, Ask, Reply, Tape, run, scripted
+from tools import use_tools
+
+def pay(PARAMETERS) -> str:
+    with open("paid", "a") as file:
+        file.write(f"{[*locals().values()][:-1]}\n")
+    if len(open("paid").readlines()) == 1:
+        os.kill(os.getpid(), 9)
+    return "paid"
+
+request = {"id": "c", "function": {"name": "pay", "arguments": '{"amount": 5}'}}
+first_time = [] if os.path.exists("paid") else [Reply("", tool_calls=(request,))]
+tools, call = use_tools(pay), scripted(*first_time, "done")
+ask = Ask("Pay.", tools=tools.schemas)
+run(ask, str, call=call, fixes=[tools, *FIXES], tape=Tape("tape"), name="r")
+print(call.asked[-1][0][-1]["content"])
+"""
+
+
+@on_posix
+@by_name("parameters, payments, text", {
+    "is not run again, and the model reads so": (
+        "amount: int", 1, r"error: the program ended while this ran, .*\(key \w{32}\)"),
+    "is run again with the same key": ("amount: int, idempotency_key: str", 2, "paid$"),
+})  # fmt: skip
+def test_tool_that_was_killed(tmp_path, parameters, payments, text):
+    (tmp_path / "agent.py").write_text(KILLED.replace("PARAMETERS", parameters))
+    where = {"cwd": tmp_path, "PYTHONPATH": WITH_PARTS, "check": False}
+    assert python("agent.py", **where) == ""
+    assert re.match(text, python("agent.py", **where))
+    paid = (tmp_path / "paid").read_text().splitlines()
+    assert len(paid) == payments and len(set(paid)) == 1
+
+
+@on_posix
+@by_name(
+    "typed, paid", {"y": ("y\n", True), "n": ("n\n", False), "nothing": ("", False)}
+)
+def test_person_at_a_terminal_is_asked_whether_a_tool_may_run(typed, paid):
+    code = """
+        from tools import yes_at_terminal
+        print(yes_at_terminal("pay", {"to": "\\x1b[2J"}))"""
+    master, slave = os.openpty()
+    options = {"stdin": slave if typed else subprocess.DEVNULL, "stderr": slave}
+    with start_program(textwrap.dedent(code), **options) as child:
+        os.write(master, typed.encode())
+        assert child.stdout.read().startswith("True") == paid
+        shown = os.read(master, 9999) if typed else b""
+    os.close(slave)
+    os.close(master)
+    assert b"\x1b" not in shown and (b"May it run pay(" in shown) == bool(typed)
+
+
+def test_schema_of_a_tool_is_made_of_its_signature_and_docstring():
+    def book(day: date, seats: list[int], kind: Literal["bus", "train"] = "bus"):
+        ran.append(day)
+        return f"{day:%A}"
+
+    book.__annotations__ |= {"day": date, "seats": list[int]}
+    book.__annotations__["kind"] = Literal["bus", "train"]
+    agent = Agent(loop.run)
+    given = '{"day": "2026-11-28", "seats": [1]}'
+    agent(asks_for(wants("book", given)), "done", tools=[book, add])
+    assert agent.read() == ["Saturday"]  # it got a date
+    by_type, by_name = (it["function"] for it in agent.tools.schemas)
+    shape = by_type["parameters"]
+    assert shape["required"] == ["day", "seats"]
+    assert shape["properties"]["kind"]["enum"] == ["bus", "train"]
+    assert by_name["description"] == "Return the sum of two numbers."
+    assert by_name["name"] == "add" and by_name["parameters"]["required"] == ["a"]
+
+
+def test_simple_types_need_no_pydantic():
+    code = """
+        from loop import FIXES, Ask, Reply, run, scripted
+        from tools import use_tools
+
+        def add(a: int, b: int = 0) -> int:
+            return a + b
+
+        tools = use_tools(add)
+        print(tools.schemas[0]["function"]["parameters"])
+        for given in ('{"a": 1}', '{"b": 1}', '{"a": "x"}', '{"a": 1, "c": 1}', "[]"):
+            request = {"function": {"name": "add", "arguments": given}}
+            call = scripted(Reply("", tool_calls=(request,)), "done")
+            ask = Ask("?", tools=tools.schemas)
+            assert run(ask, str, call=call, fixes=[tools, *FIXES])
+            print(call.asked[1][0][-1]["content"])
+        try:
+            use_tools(lambda a: a, run)
+        except TypeError as error:
+            print(error)"""
+    lines = python(
+        "-S", "-c", textwrap.dedent(code), PYTHONPATH=WITH_PARTS
+    ).splitlines()
+    integers = "'properties': {'a': {'type': 'integer'}, 'b': {'type': 'integer'}}"
+    assert integers in lines[0] and "'required': ['a']" in lines[0]
+    assert lines[1] == "1" and "missing a required argument: 'a'" in lines[2]
+    assert "a: expected an integer" in lines[3] and "'c'" in lines[4]
+    assert "expected a JSON object" in lines[5] and "run: ask: give a type" in lines[6]
+
+
+@by_name("wrong, error, why", {
+    "the model was not told of them": (
+        lambda: loop.run("?", int, call=loop.scripted("x"),
+            fixes=[tools_part.use_tools(add)]),
+        loop.HookError, "not told of any tool: give run an Ask"),
+    "two have one name": (
+        lambda: tools_part.use_tools(add, add), ValueError, "one name: add, add"),
+    "one takes anything": (
+        lambda: tools_part.use_tools(print), TypeError, "print: the parameters"),
+    "no time is allowed": (
+        lambda: tools_part.use_tools(add, timeout=0), ValueError, "timeout is 0"),
+})  # fmt: skip
+def test_tools_cannot_be_used_where(wrong, error, why):
+    with pytest.raises(error, match=why):
+        wrong()
+
+
+CUT_ARGUMENTS = asks_for(wants("add", '{"a": 1, "b'), finish="length")
+
+
+@by_name("replies, value, asked", {
+    "they are accepted": ([asks_for(wants("it", PERSON))], ADA, [{}]),
+    "they are repaired": ([asks_for(wants("it", f"So: {PERSON}"))], ADA, [{}]),
+    "they are rejected once": (
+        [asks_for(wants("it", "{}")), asks_for(wants("it", PERSON))], ADA, [{}, {}]),
+    "they are cut off once": (
+        [CUT_ARGUMENTS, asks_for(wants("it", PERSON))], ADA,
+        [{"max_tokens": 5}, {"max_tokens": 10}]),
+    "the answer is a text": ([PERSON], ADA, [{}]),
+})  # fmt: skip
+def test_arguments_of_a_tool_call_are_the_answer(go, replies, value, asked):
+    settings = {"max_tokens": 5} if "max_tokens" in asked[0] else {}
+    call = loop.scripted(*replies)
+    fixes = [tools_part.answer_in_tool_call, *loop.FIXES]
+    ask = loop.Ask("Who?", **settings)
+    result = go(ask, loop.json_with(name=str, age=int), call=call, fixes=fixes)
+    assert result.value == value and [it for _, it in call.asked] == asked
+
+
+def test_tool_calls_go_to_an_endpoint_and_come_from_it(served, tape):
+    request = wants("add", '{"a": 1, "b": 2}') | {"type": "function"}
+    served.plan.append(served.answer(completion({"tool_calls": [request]})))
+    served.will("3")
+    tools = tools_part.use_tools(add)
+    ask = loop.Ask("1 + 2?", tools=tools.schemas)
+    call, fixes = loop.chat("m", served.url), [tools, *loop.FIXES]
+    for reused in (0, 4):
+        options = {"tape": loop.Tape(tape), "name": "r", "limits": loop.Limits(cost=1)}
+        options["limits"] = loop.Limits(tokens=99)
+        result = loop.run(ask, int, call=call, fixes=fixes, **options)
+        assert result.value == 3 and result.spent.reused == reused
+    first, second = (body for _, _, body in served.seen)
+    assert first["tools"] == second["tools"] == tools.schemas
+    assert second["messages"][1]["tool_calls"] == [request]
+    told = {"role": "tool", "tool_call_id": "c1", "content": "3"}
+    assert second["messages"][2] == told
+
+
+def test_model_without_tool_calls_asks_for_tools_in_text(agent, go):
+    async def later(messages, **settings):
+        return agent.call(messages, **settings)
+
+    agent("{}")  # it makes the tools
+    agent.call = loop.scripted(
+        'Sure: {"tool": "add", "arguments": {"a": 1, "b": 2}} Result: 12. So: 12.', "3"
+    )
+    call = tools_in_text(later if agent.is_async else agent.call)
+    ask = loop.Ask(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "?"}],
+        tools=agent.tools.schemas,
+        tool_choice="auto",
+    )
+    assert go(ask, int, call=call, fixes=[agent.tools, *loop.FIXES]).value == 3
+    first, second = (messages for messages, _ in agent.call.asked)
+    assert [it["role"] for it in first] == ["system", "user"]
+    assert first[0]["content"].startswith(
+        "Be brief.\n\nYou can use these tools:\nadd(a"
+    )
+    asked = '{"tool": "add", "arguments": {"a": 1, "b": 2}}'
+    assert [it["content"] for it in second[2:]] == [asked, "The tool returned: 3"]
+    assert [it["role"] for it in second[2:]] == ["assistant", "user"]
+    assert all(settings == {} for _, settings in agent.call.asked)
+
+
 def test_parts_work_inside_a_package_with_a_loop_of_its_own(tmp_path):
     vendor = tmp_path / "app" / "vendor"
     vendor.mkdir(parents=True)
@@ -3791,7 +4239,7 @@ def test_parts_work_inside_a_package_with_a_loop_of_its_own(tmp_path):
         module = f"app.vendor.{path.stem}"
         code = f"import {module}, sys; print('loop' in sys.modules)"
         assert python("-W", "error", "-c", code, **where) == "False\n"
-        assert python("-W", "error", "-m", module, **where)  # its demo, which prints
+        assert python("-W", "error", "-m", module, "--help", **where)
 
 
 # 12. The examples ---------------------------------------------------------------------

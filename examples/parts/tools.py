@@ -308,7 +308,10 @@ class Tool:
             self.adapter = adapter_of(self.name, self.types, optional)
             shape = self.adapter.json_schema()
         else:
-            json_with(**self.types)  # raises TypeError where a type is none of JSON
+            try:
+                json_with(**self.types)
+            except TypeError as error:  # a type that is none of JSON
+                raise TypeError(f"{self.name}: {error}; or install pydantic") from None
             shape = simple_schema(self.types, optional)
         facts = {"name": self.name, "description": getdoc(function) or ""}
         self.schema = {"type": "function", "function": facts | {"parameters": shape}}
