@@ -4223,6 +4223,330 @@ def test_model_without_tool_calls_asks_for_tools_in_text(agent, go):
     assert all(settings == {} for _, settings in agent.call.asked)
 
 
+# streaming.py: replies that are read while they are written
+
+streaming = load_part("streaming")
+
+
+def delta(text=None, finish=None, **rest):
+    """Return an event of a stream: a piece of the text, or what else is in a delta."""
+    rest |= {} if text is None else {"content": text}
+    return {"id": "r1", "choices": [{"delta": rest, "finish_reason": finish}]}
+
+
+USAGE = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+HELLO = [delta("Hé"), delta("llo"), delta(finish="stop"), USAGE]
+
+
+def sse(*events, between="\n\n"):
+    """Return the bytes of a stream: of JSON values, and of lines as they are."""
+    lines = [it if isinstance(it, str) else f"data: {json.dumps(it)}" for it in events]
+    return between.join([*lines, ""]).encode()
+
+
+def write_in_pieces(body, handler):
+    """Write a body so that letters, lines and events are torn."""
+    size = max(7, len(body) // 1000)
+    for at in range(0, len(body), size):
+        handler.wfile.write(body[at : at + size])
+        handler.wfile.flush()
+
+
+@pytest.fixture(params=["chat", "achat"])
+def read_stream(request, served):
+    """Read a stream: read_stream(body, options of streamed, settings ...) -> Reply."""
+
+    def read_stream(body=b"", plan=None, options=None, **settings):
+        served.plan.append(plan or (200, {}, partial(write_in_pieces, body)))
+        kind = getattr(loop, request.param)
+        call = streaming.streamed(kind("m", served.url, **settings), **(options or {}))
+        reply = call([{"role": "user", "content": "hi"}])
+        if request.param == "chat":
+            return reply
+
+        async def main():
+            return await reply
+
+        return asyncio.run(main())
+
+    return read_stream
+
+
+DONE = "data: [DONE]"
+PIECES_OF_A_CALL = [
+    delta(tool_calls=[wants("add", "") | {"index": 0}]),
+    delta(tool_calls=[{"index": 0, "function": {"arguments": '{"a"'}}]),
+    delta(tool_calls=[{"index": 0, "function": {"arguments": ": 1}"}}]),
+    delta(tool_calls=[wants("say", "{}", "c2") | {"index": 1}], finish="tool_calls"),
+]
+STREAMS = {
+    # What comes, and what of the reply is as it should be
+    "pieces of text, and the usage": (
+        sse(*HELLO, DONE),
+        {"text": "Héllo", "finish": "stop", "output_tokens": 3},
+    ),
+    "no [DONE]": (sse(*HELLO), {"text": "Héllo", "finish": "stop"}),
+    "no finish_reason": (sse(*HELLO[:2], DONE), {"text": "Héllo", "finish": "unknown"}),
+    "no line break at its end": (sse(*HELLO[:2], DONE).strip(), {"text": "Héllo"}),
+    "lines that end as on Windows": (
+        sse(*HELLO, between="\r\n\r\n"),
+        {"text": "Héllo", "input_tokens": 7},
+    ),
+    "no blank lines": (sse(*HELLO, between="\n"), {"text": "Héllo"}),
+    "events of two lines": (
+        sse(*HELLO).replace(b'"choices"', b'\ndata: "choices"'),
+        {"text": "Héllo"},
+    ),
+    "data on the line below": (
+        sse(*HELLO).replace(b"data: ", b"data:\n"),
+        {"text": "Héllo"},
+    ),
+    "comments and other fields": (
+        sse(
+            ": PROCESSING",
+            HELLO[0],
+            "data: : PROCESSING",
+            "id: 5",
+            "retry: 3000",
+            "event: message",
+            *HELLO[1:],
+        ),
+        {"text": "Héllo"},
+    ),
+    "a limit that was reached": (
+        sse(delta("He"), delta(finish="length")),
+        {"text": "He", "finish": "length"},
+    ),
+    "reasoning": (
+        sse(delta(reasoning_content="h"), delta(reasoning="m"), *HELLO),
+        {"text": "Héllo", "reasoning": "hm"},
+    ),
+    "a refusal": (
+        sse(delta(refusal="No"), delta(refusal="."), DONE),
+        {"text": "No.", "finish": "refusal"},
+    ),
+    "tool calls in pieces": (
+        sse(*PIECES_OF_A_CALL),
+        {
+            "finish": "tools",
+            "tool_calls": (
+                wants("add", '{"a": 1}') | {"index": 0},
+                wants("say", "{}", "c2") | {"index": 1},
+            ),
+        },
+    ),
+    "parts of a text, and odd values": (
+        sse(delta([{"type": "text", "text": "He"}, 5]), [], 5, {"choices": None}, DONE),
+        {"text": "He"},
+    ),
+    "a long line": (sse(delta("x" * 2**20), DONE), {"text": "x" * 2**20}),
+    "no stream": (Served.answer("Hello")[2], {"text": "Hello", "finish": "stop"}),
+    "no stream, after line breaks": (
+        b"\n \n" + Served.answer("Hello")[2],
+        {"text": "Hello", "finish": "stop"},
+    ),
+}
+
+
+@by_name("body, facts", STREAMS)
+def test_reply_is_read_from_a_stream_with(read_stream, body, facts):
+    reply = read_stream(body)
+    assert {name: getattr(reply, name) for name in facts} == facts
+    assert not reply.complaint
+
+
+def trickle(line, handler):
+    """Write a good beginning, and then this line until the client hangs up."""
+    handler.wfile.write(sse(HELLO[0]))
+    with suppress(OSError):
+        while True:
+            handler.wfile.write(line)
+            handler.wfile.flush()
+            threading.Event().wait(0.02)
+
+
+def break_off_stream(handler):
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.wfile.write(b"99\r\n" + sse(HELLO[0]))
+
+
+OVERLOADED = {"error": {"message": "overloaded", "code": 529, "type": "x"}}
+NO_REPLY = {
+    # What comes, the options, and the fault
+    "ends before the reply does": (
+        sse(HELLO[0]),
+        {},
+        "ended before the reply.* 2 char",
+    ),
+    "has an error in its midst": (sse(HELLO[0], OVERLOADED), {}, "529: overloaded"),
+    "has an event that is an error": (
+        sse(HELLO[0], 'event: error\ndata: {"message": "busy", "code": 503}'),
+        {},
+        "503: busy",
+    ),
+    "has a broken event": (
+        sse(HELLO[0], 'data: {"choices": [', HELLO[1]),
+        {},
+        "an event is no JSON",
+    ),
+    "is an error, as its status says": (
+        (429, {"Retry-After": "7"}, b'{"error": {"message": "slow down"}}'),
+        {},
+        "429: slow down",
+    ),
+    "is a web page": (WEB_PAGE, {}, "check base_url"),
+    "brings comments alone": (
+        (200, {}, partial(trickle, b": ping\n\n")),
+        {"stall": 0.2},
+        "no text for 0.2 s",
+    ),
+    "falls silent": ((200, {}, partial(trickle, b"")), {"stall": 0.2}, "ReadTimeout"),
+    "never ends": (
+        (200, {}, partial(trickle, sse(HELLO[0]))),
+        {"longest": 0.2},
+        "within 0.2 s",
+    ),
+    "has no end": (
+        (200, {}, partial(pour, b"x" * 2**20)),
+        {},
+        "no whole reply within .* bytes",
+    ),
+}
+
+
+@by_name("body, options, why", NO_REPLY)
+def test_stream_is_a_fault_where_it(read_stream, body, options, why):
+    plan = body if isinstance(body, tuple) else None
+    with pytest.raises(loop.CallError, match=why):
+        read_stream(body, plan, options)
+
+
+GLANCES = {
+    # The glance, the text that comes, what of it is read at the least and at the most,
+    # and the complaint
+    "no JSON begins": (
+        streaming.json_within(20),
+        "Certainly, here is what you want: {}",
+        20,
+        30,
+        "expected JSON within 20 characters",
+    ),
+    "JSON begins": (streaming.json_within(20), f"Sure: {PERSON}", 32, 32, ""),
+    "JSON begins after a thought": (
+        streaming.json_within(20),
+        f"<think>{'x' * 50}</think>{PERSON}",
+        50,
+        99,
+        "",
+    ),
+    "it repeats itself": (
+        streaming.repeats,
+        "ab " * 400,
+        200,
+        300,
+        "found the same again and again",
+    ),
+    "it has endless spaces": (
+        streaming.repeats,
+        "{" + " " * 900,
+        201,
+        300,
+        "found the same again",
+    ),
+    "it is a table": (
+        streaming.repeats,
+        "".join(f"| {n} | {n * n} |\n" for n in range(60)),
+        600,
+        999,
+        "",
+    ),
+    "its JSON is accepted": (
+        streaming.enough_for(loop.json_with(name=str)),
+        f"{PERSON} I hope {'x' * 99}",
+        len(PERSON),
+        len(PERSON) + 20,
+        "",
+    ),
+    "its JSON is rejected": (
+        streaming.enough_for(loop.json_with(city=str)),
+        f"{PERSON} I hope",
+        33,
+        33,
+        "",
+    ),
+    "its JSON is open": (
+        streaming.enough_for(any_root),
+        f"[{PERSON}, {PERSON}] Bye" + "x" * 99,
+        56,
+        70,
+        "",
+    ),
+}
+
+
+@by_name("glance, text, least, most, complaint", GLANCES)
+def test_glance_where(read_stream, served, glance, text, least, most, complaint):
+    body = sse(*map(delta, text), DONE)
+    shown = []
+    reply = read_stream(body, options={"glance": glance, "on_text": shown.append})
+    assert least <= len(reply.text) <= most and text.startswith(reply.text)
+    assert complaint in reply.complaint and bool(complaint) == bool(reply.complaint)
+    assert reply.finish == ("cut" if len(reply.text) < len(text) else "unknown")
+    assert "".join(shown) == reply.text
+
+
+def test_hopeless_reply_is_asked_for_again_with_the_reason_and_its_connection_closed(
+    go, served, tape
+):
+    text = "I would rather not say much about this person."
+    hopeless, good = sse(*map(delta, text * 9), DONE), sse(delta(PERSON), DONE)
+    for body in (hopeless, hopeless, good):
+        served.plan.append((200, {}, partial(write_in_pieces, body)))
+    kind = loop.chat if go is loop.run else loop.achat
+    call = streaming.streamed(kind("m", served.url), glance=streaming.json_within(20))
+    for plain in (call, kind("m", served.url)):  # on the tape, both are the same call
+        options = {"call": plain, "tape": loop.Tape(tape), "name": "r"}
+        result = go("Who?", people, **options)
+        assert result.value == ADA and result.spent.tries == 3
+    assert len(served.seen) == 3
+    sent = [body["messages"][0]["content"] for _, _, body in served.seen]
+    assert sent[2] == "Who?\n\nNote: expected JSON within 20 characters"
+    assert [len(it.reply.text) < 40 for it in result.attempts] == [True] * 3
+    assert all(body["stream"] for _, _, body in served.seen)
+
+
+def test_what_a_watcher_of_the_text_raises_stops_nothing(read_stream, caplog):
+    def broken(piece):
+        raise BrokenPipeError("nobody reads")
+
+    assert read_stream(sse(*HELLO), options={"on_text": broken}).text == "Héllo"
+    assert "on_text failed" in caplog.text
+
+
+def test_tokens_of_a_reply_that_is_cut_are_known_where_the_endpoint_counts(read_stream):
+    timings = {"timings": {"prompt_n": 4, "cache_n": 3, "predicted_n": 2}}
+    for events, tokens in (([HELLO[0]], None), ([HELLO[0] | timings], 2)):
+        options = {"glance": lambda text: streaming.ENOUGH}
+        reply = read_stream(sse(*events, HELLO[1]), options=options)
+        assert reply.text == "Hé" and reply.output_tokens == tokens
+        assert reply.input_tokens == (tokens and 7)
+
+
+@by_name("wrong, error, why", {
+    "the call is none of ours": (
+        lambda read: streaming.streamed(print), TypeError, "takes a chat or achat"),
+    "a glance returns True": (
+        lambda read: read(sse(*HELLO), options={"glance": bool}), loop.HookError,
+        "a glance returned True, not a text"),
+    "a glance has a bug": (
+        lambda read: read(sse(*HELLO), options={"glance": lambda it: it.x}),
+        AttributeError, "x"),
+})  # fmt: skip
+def test_streamed_cannot_be_used_where(read_stream, wrong, error, why):
+    with pytest.raises(error, match=why):
+        wrong(read_stream)
+
+
 def test_parts_work_inside_a_package_with_a_loop_of_its_own(tmp_path):
     vendor = tmp_path / "app" / "vendor"
     vendor.mkdir(parents=True)

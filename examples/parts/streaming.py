@@ -44,6 +44,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -115,17 +116,17 @@ class Stream(bytearray):
         self.next_glance = 1  # at so many characters
         self.verdict = ""  # of the glance
 
-    def read_lines(self, start: int) -> None:
-        """Read the lines that became whole, of which the first ends after `start`."""
+    def new_lines(self, start: int) -> Iterator[bytes]:
+        """Yield the lines that became whole, of which the first ends after `start`."""
         while (end := self.find(b"\n", start)) >= 0:
-            self.read_line(bytes(self[self.read_to : end]).strip())
+            line = bytes(self[self.read_to : end]).strip()
             self.read_to = start = end + 1
+            yield line
 
     def read_rest(self) -> None:
         """Read a last line, and an event, that nothing ended."""
         self.read_line(bytes(self[self.read_to :]).strip())
         self.read_line(b"")
-        self.read_to = len(self)
 
     def read_line(self, line: bytes) -> None:
         """Read a line. Raise ValueError where data are no JSON: they may be text."""
@@ -236,19 +237,23 @@ class streamed_chat(chat):
 
     def add_chunk(self, chunk: bytes, body: Any, began: float) -> bool:
         """Add to the body, and return whether that is enough."""
-        now, start, pieces = time.monotonic(), len(body), len(body.pieces)
+        now, start = time.monotonic(), len(body)
         body += chunk
         if now - began > self.longest or len(body) > BODY_LIMIT:
             limits = f"{self.longest:g} s and {BODY_LIMIT} bytes"
             raise self.broken_off(body, f"no whole reply within {limits}")
-        try:
-            body.read_lines(start)
-        except (ValueError, RecursionError) as error:
-            raise self.broken_off(body, f"an event is no JSON: {error}") from None
+        for line in body.new_lines(start):
+            shown = len(body.pieces)
+            try:
+                body.read_line(line)
+            except (ValueError, RecursionError) as error:
+                raise self.broken_off(body, f"an event is no JSON: {error}") from None
+            self.show_text("".join(body.pieces[shown:]))
+            if body.error is not None or self.look_at(body):
+                return True  # what came with it is not looked at
         if now - max(body.text_at, began) > self.stall:
             raise self.broken_off(body, f"no text for {self.stall:g} s")
-        self.show_text("".join(body.pieces[pieces:]))
-        return body.error is not None or self.look_at(body)
+        return False
 
     def show_text(self, piece: str) -> None:
         """Show a piece of the text to whoever watches."""
