@@ -216,8 +216,8 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 
 # A paused turn ------------------------------------------------------------------------
-# Tools that run at Anthropic may take long. After some rounds the API returns what there
-# is, with the stop reason pause_turn, and goes on once that is sent back as it is. A
+# Tools that run at Anthropic may take long. After some rounds the API returns what it
+# has, with the stop reason pause_turn, and goes on once that is sent back as it is. A
 # Reply holds it as a tool call of a type of its own: so no judge sees such a reply, and
 # a tape keeps it. Where no fix-up goes on from it, the run stops and names the cure.
 
@@ -245,7 +245,7 @@ def pause_with(blocks: list[Any]) -> dict[str, Any]:
 
 def is_pause(message: Any) -> bool:
     """Return whether a message holds what there is of a paused turn."""
-    return get_path(str, message, "tool_calls", 0, "type") == "pause_turn"
+    return bool(get_path(str, message, "tool_calls", 0, "type") == "pause_turn")
 
 
 def whole_turn(messages: Messages, reply: Reply) -> Reply:
