@@ -89,9 +89,10 @@ class claude(chat):
     """A call, for `run`, of Anthropic's Messages API: one request, no retry.
 
     What is not given comes from ANTHROPIC_MODEL, ANTHROPIC_BASE_URL (its /v1 may be
-    left out) and ANTHROPIC_API_KEY. Without max_tokens a reply has 4,096 at most. A
-    long one may take more than the `timeout` of 120 s of silence. All else is as in
-    chat.
+    left out) and ANTHROPIC_API_KEY. max_tokens is 4,096 where you give none, as the API
+    wants a number; a long reply may need a longer `timeout` than 120 s. The API's
+    version is 2023-06-01, as the next one takes no temperature; another one goes into
+    headers={"anthropic-version": ...}. All else is as in chat.
 
     Reply.input_tokens are all tokens read: new ones, those written to a cache and those
     read from it. A `price` counts them alike, so that the cost is too high where a
@@ -434,7 +435,7 @@ if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
 
     if os.getenv("ANTHROPIC_API_KEY"):
-        call = claude(os.getenv("ANTHROPIC_MODEL") or "claude-sonnet-5")
+        call = claude(os.getenv("ANTHROPIC_MODEL") or "claude-haiku-4-5")
     else:
         sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
         from local_model import NAME, server
