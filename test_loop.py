@@ -3841,8 +3841,8 @@ BROKEN_CALL = {"id": "toolu_1", "function": {"name": "book", "arguments": '{"roo
 CALLED = {"role": "assistant", "content": None}
 SENT = {  # our messages and settings -> what Anthropic gets
     "one text": (HI, {}, {"messages": [user(says("hi"))]}),
-    "no setting but those that are set": (HI, {"top_p": 0.5, "temperature": None},
-        {"top_p": 0.5, "messages": [user(says("hi"))]}),
+    "no setting but those that are set": (HI, {"stop_sequences": ["x"], "top_p": None},
+        {"stop_sequences": ["x"], "messages": [user(says("hi"))]}),
     "system messages": (
         [{"role": "system", "content": "A"}, *HI, {"role": "developer", "content": "B"}],
         {}, {"system": "A\n\nB", "messages": [user(says("hi"))]}),
@@ -3937,6 +3937,7 @@ CHANGED = call_of(BOOKS) | {"content_blocks": [SIGNED, BOOKS_2]}
         "no way to send"),
     "a content": ([{"role": "user", "content": 7}], "content is 7: give a text or a"),
     "a role": ([{"role": "function", "content": "x"}], "knows no role 'function'"),
+    "a tool": (loop.Ask(HI, tools={"name": "f"}), 'no tool: "name"'),
     "a tool call": ([*HI, CALLED | {"tool_calls": [{"name": "f"}]}], "no tool call: "),
     "a tool_choice": (loop.Ask(HI, tool_choice="any"), "tool_choice is 'any': give"),
     "a changed call": ([*HI, CALLED | {"tool_calls": [CHANGED]}],
@@ -4150,6 +4151,14 @@ def test_paused_turn_is_never_an_answer(go, served, fixes, calls, why):
     result = go("n?", str, call=claude_for(go, served), fixes=fixes)
     assert not result and re.search(why, result.why)
     assert len(served.seen) == result.spent.calls == calls
+
+
+def test_claude_is_refused_where_an_event_loop_would_wait_and_aclaude_by_run(served):
+    with pytest.raises(loop.HookError, match="m would block the event loop"):
+        asyncio.run(loop.arun("n?", int, call=anthropic.claude("m", served.url)))
+    with pytest.raises(loop.HookError, match="m is async: use arun"):
+        loop.run("n?", int, call=anthropic.aclaude("m", served.url))
+    assert served.seen == []
 
 
 def test_claude_takes_model_key_and_endpoint_from_its_own_environment(

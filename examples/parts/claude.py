@@ -366,15 +366,18 @@ def tool_result(message: dict[str, Any]) -> dict[str, Any]:
     return result | {"content": as_blocks(message.get("content"))}
 
 
-def tool_for_claude(tool: Any) -> Any:
+def tool_for_claude(tool: Any) -> dict[str, Any]:
     """Return a tool as Anthropic has it; as it is where it has Anthropic's form."""
-    function = get_path(dict, tool, "function")
+    given: dict[str, Any] | None = get_path(dict, tool)
+    if given is None:
+        raise ValueError(f"no tool: {short_json(tool)}: give a list of dicts")
+    function: dict[str, Any] | None = get_path(dict, given, "function")
     if function is None:
-        return tool
-    tool = {key: it for key, it in tool.items() if key not in ("type", "function")}
-    tool |= {key: it for key, it in function.items() if key != "parameters"}
+        return given
+    named = {key: it for key, it in given.items() if key not in ("type", "function")}
+    named |= {key: it for key, it in function.items() if key != "parameters"}
     nothing = {"type": "object", "properties": {}}
-    return tool | {"input_schema": function.get("parameters") or nothing}
+    return named | {"input_schema": function.get("parameters") or nothing}
 
 
 def choice_for_claude(choice: Any) -> Any:
