@@ -3899,7 +3899,6 @@ def test_claude_sends(go, served, messages, settings, body):
     ((path, headers, sent),) = served.seen
     assert path == "/v1/messages" and headers["x-api-key"] == KEY
     assert headers["anthropic-version"] == "2023-06-01"
-    assert "Authorization" not in headers
     assert sent == {"model": "m", "max_tokens": 4096} | body
     assert json.dumps(messages) == before
 
@@ -4107,7 +4106,8 @@ def test_thinking_goes_back_before_its_tool_calls_also_from_a_tape(go, served, t
 def test_paused_turn_goes_on_where_it_paused_and_is_judged_as_a_whole(go, served, tape):
     parts = [SIGNED, says("3"), SEARCHES], [FOUND, SEARCHES], [FOUND, says("6")]
     for part in parts[:2]:
-        served.will(sent_back(*part, stop="pause_turn"))
+        container = {"id": f"c{len(part)}", "expires_at": "2026-12-01T00:00:00Z"}
+        served.will(sent_back(*part, stop="pause_turn", container=container))
     served.will(sent_back(*parts[2])).will(sent_back(says("7")))
     call, memory = claude_for(go, served, web=1), loop.Tape(tape)
     fixes = [anthropic.pause_turn, *loop.FIXES]
@@ -4117,6 +4117,8 @@ def test_paused_turn_goes_on_where_it_paused_and_is_judged_as_a_whole(go, served
         assert result.value == "7" and len(served.seen) == 4
         assert result.spent.calls - result.spent.reused == paid
     assert [it.reply.text for it in result.attempts] == ["3", "3", "36", "7"]
+    containers = [sent.get("container") for _, _, sent in served.seen]
+    assert containers == [None, "c3", "c2", None]
     sent = [sent["messages"] for _, _, sent in served.seen]
     task = user(says("n?"))
     assert sent[1] == [task, assistant(*parts[0])]
@@ -4127,7 +4129,9 @@ def test_paused_turn_goes_on_where_it_paused_and_is_judged_as_a_whole(go, served
 @pytest.mark.parametrize("base", ["task", "messages"])
 def test_paused_turn_that_asks_for_tools_goes_back_whole(go, served, base):
     served.will(sent_back(says("a"), SEARCHES, stop="pause_turn"))
-    served.will(sent_back(FOUND, says("b"), BOOKS, stop="tool_use"))
+    container = {"id": "c1", "expires_at": "2026-12-01T00:00:00Z"}
+    came = sent_back(FOUND, says("b"), BOOKS, stop="tool_use", container=container)
+    served.will(came)
     served.will(sent_back(says("5")))
 
     def tools(state):
@@ -4136,10 +4140,13 @@ def test_paused_turn_that_asks_for_tools_goes_back_whole(go, served, base):
         return run_tools(state)
 
     fixes = [anthropic.pause_turn, tools]
-    assert go("n?", int, call=claude_for(go, served), fixes=fixes).value == 5
+    call = claude_for(go, served, container={"skills": []})
+    assert go("n?", int, call=call, fixes=fixes).value == 5
     turn = assistant(says("a"), SEARCHES, FOUND, says("b"), BOOKS)
     expected = [user(says("n?")), turn, user(booked(1))]
     assert served.seen[2][2]["messages"] == expected
+    containers = [sent["container"] for _, _, sent in served.seen]
+    assert containers == [{"skills": []}] * 2 + [{"id": "c1", "skills": []}]
 
 
 @by_name("fixes, calls, why", {
@@ -4181,6 +4188,7 @@ def test_claude_takes_model_key_and_endpoint_from_its_own_environment(
     assert loop.run("n?", int, call=call).value == 5
     ((path, headers, body),) = served.seen
     assert (path, headers["x-api-key"]) == ("/v1/messages", KEY)
+    assert "Authorization" not in headers
     seen = headers["anthropic-beta"], headers["anthropic-version"]
     assert seen == ("b1", "2026-10-21")
     assert (body["model"], body["max_tokens"]) == ("m", 9)

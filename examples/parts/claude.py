@@ -12,7 +12,7 @@
 # ///
 """Situation: you want to ask Claude, by Anthropic's Messages API. Copy this file.
 
-    from claude import claude  # aclaude for arun
+    from claude import claude, pause_turn  # aclaude for arun
     call = claude("claude-sonnet-5", max_tokens=2000)  # and ANTHROPIC_API_KEY
     run("Who? As JSON.", json_with(name=str, age=int), call=call)
     # With tools that run at Anthropic (web search ...), which may pause a turn:
@@ -81,6 +81,7 @@ INSTEAD = {
     "reasoning_effort": "output_config={'effort': ...}",
     "parallel_tool_calls": "tool_choice={'disable_parallel_tool_use': True, ...}",
 }
+KEPT = ("content_blocks", "container")  # of a reply, in its first tool call
 OPENAI_PARTS = {"input_audio", "file", "refusal", "video_url", "audio_url"}
 OPENAI_PARTS |= {"input_text", "input_image", "input_file", "output_text"}
 
@@ -150,6 +151,9 @@ class claude(chat):
             texts = [str(block.get("text")) for block in system]
             # Blocks may have a cache_control.
             body["system"] = "\n\n".join(texts) if is_plain else system
+        container = container_for(messages, settings.get("container"))
+        if container:
+            body["container"] = container
         if "tools" in settings:
             body["tools"] = [tool_for_claude(tool) for tool in settings["tools"]]
         if "tool_choice" in settings:
@@ -165,7 +169,10 @@ class claude(chat):
         is_message = get_path(str, raw, "type") == "message"
         if response.status_code >= 300 or not is_message:
             raise self.response_error(response, raw, text)
-        blocks = blocks_of_reply(raw)
+        blocks, container = blocks_of_reply(raw), get_path(str, raw, "container", "id")
+        kept = {"content_blocks": blocks} | (
+            {"container": container} if container else {}
+        )
         flag = get_path(str, raw, "stop_reason")
         finish = FINISH.get(flag or "", "unknown")
         words, calls = joined(blocks, "text"), tuple(calls_in(blocks))
@@ -173,10 +180,10 @@ class claude(chat):
             calls = ()  # what was begun before it is not to be carried out
             words = words or get_path(str, raw, "stop_details", "explanation") or ""
         elif calls:
-            calls = ({**calls[0], "content_blocks": blocks}, *calls[1:])
+            calls = (calls[0] | kept, *calls[1:])
             finish = "length" if finish == "length" else "tools"
         elif flag == "pause_turn":
-            calls = (pause_with(blocks),)
+            calls = (PAUSE | kept,)
         usage = get_path(dict, raw, "usage")
         return Reply(
             text=words,
@@ -222,6 +229,9 @@ def check_settings(settings: dict[str, Any]) -> None:
 # Reply holds it as a tool call of a type of its own: so no judge sees such a reply, and
 # a tape keeps it. Where no fix-up goes on from it, the run stops and names the cure.
 
+NAME_OF_PAUSE = "pause_turn, which needs fixes=[pause_turn, *FIXES]"  # for a complaint
+PAUSE = {"type": "pause_turn", "name": NAME_OF_PAUSE}
+
 
 def pause_turn(state: State) -> Ask | Stop | None:
     """The turn is paused: send what there is back as it is, so that the model goes on.
@@ -236,12 +246,6 @@ def pause_turn(state: State) -> Ask | Stop | None:
     part = {"role": "assistant", "content": None, "tool_calls": calls}
     before = state.messages[:-1] if is_pause(state.messages[-1]) else state.messages
     return Ask([*before, part])
-
-
-def pause_with(blocks: list[Any]) -> dict[str, Any]:
-    """Return the tool call that stands for a pause in a Reply."""
-    name = "pause_turn, which needs fixes=[pause_turn, *FIXES]"  # the complaint has it
-    return {"type": "pause_turn", "name": name, "content_blocks": blocks}
 
 
 def is_pause(message: Any) -> bool:
@@ -336,13 +340,23 @@ def assistant_blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
     came: list[Any] | None = get_path(list, calls, 0, "content_blocks")
     if came is None:
         return as_blocks(message.get("content")) + [tool_use(call) for call in calls]
-    plain = [{**calls[0]}, *calls[1:]]
-    del plain[0]["content_blocks"]
+    first = {key: it for key, it in calls[0].items() if key not in KEPT}
+    plain = [first, *calls[1:]]
     same_text = text_of(message) in ("", joined(came, "text"))
     if not same_text or not (is_pause(message) or plain == calls_in(came)):
         cure = "delete content_blocks of its first tool call, too"
         raise ValueError(f"an assistant's message was changed: {cure}")
     return came
+
+
+def container_for(messages: Messages, given: Any) -> Any:
+    """Return the container in which the API is to go on, or the one that is given: an
+    id or, with skills, a dict. Code of the model's that asks for tools is in there."""
+    for message in reversed(messages):
+        id = get_path(str, message, "tool_calls", 0, "container")
+        if id:
+            return {"id": id, **given} if isinstance(given, dict) else given or id
+    return given
 
 
 def tool_use(call: Any) -> dict[str, Any]:
