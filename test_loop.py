@@ -3839,6 +3839,7 @@ OPENAI_BOOK = {"type": "function", "function": OPENAI_BOOK}
 WEB_SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 BROKEN_CALL = {"id": "toolu_1", "function": {"name": "book", "arguments": '{"room'}}
 CALLED = {"role": "assistant", "content": None}
+PAUSED = {"type": "pause_turn", "content_blocks": [says("a"), SEARCHES]}
 SENT = {  # our messages and settings -> what Anthropic gets
     "one text": (HI, {}, {"messages": [user(says("hi"))]}),
     "no setting but those that are set": (HI, {"stop_sequences": ["x"], "top_p": None},
@@ -3871,6 +3872,10 @@ SENT = {  # our messages and settings -> what Anthropic gets
         [*HI, CALLED | {"tool_calls": [BROKEN_CALL]}, tool(1)], {},
         {"messages": [user(says("hi")),
             assistant(BOOKS | {"input": {"arguments": '{"room'}}), user(booked(1))]}),
+    "what there is of a paused turn": (
+        [*HI, CALLED | {"tool_calls": [PAUSED]}, *HI], {},
+        {"messages": [user(says("hi")), assistant(says("a"), SEARCHES),
+            user(says("hi"))]}),
     "tools of both forms": (HI,
         {"tools": [OPENAI_BOOK, WEB_SEARCH, BOOK, OPENAI_BOOK | CACHED,
             {"type": "function", "function": {"name": "now", "strict": True}}]},

@@ -65,7 +65,7 @@ from loop import (
 )
 
 MAX_TOKENS = 4096  # the API wants a number, and every model of theirs allows this one
-MOST_PAUSES = 8  # of one turn
+MOST_PAUSES = 8  # of a run
 FINISH = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -272,11 +272,11 @@ def turns_of(messages: Messages) -> list[dict[str, Any]]:
     """Return the messages as turns of user and assistant, each a list of blocks; those
     of one role in a row are one turn, in which the results of tools go first."""
     turns: list[dict[str, Any]] = []
-    for message in messages:
+    for message, after in zip(messages, [*messages[1:], None], strict=True):
         role, content = message["role"], message.get("content")
         if role in ("system", "developer"):
             continue
-        if is_pause(message) and message is not messages[-1]:
+        if is_pause(message) and get_path(str, after, "role") == "assistant":
             continue  # the next one has the whole turn
         if role == "tool":
             role, blocks = "user", [tool_result(message)]
