@@ -4032,6 +4032,7 @@ def failure(kind, message):
     "no JSON": (200, b"hello", "200: check base_url:  hello", "", None),
     "OpenAI's form": (200, completion({}), '200: check base_url:  {"choices"', "", None),
     "a list": (200, b"[]", "200: check base_url", "", None),
+    "a reply, and a status": (500, sent_back(says("a")), '500: {"id"', "", None),
 })  # fmt: skip
 def test_call_error_of_claude_says(go, served, status, body, words, code, wait):
     served.will(body, status, **{"Retry_After": "9"} if wait else {})
@@ -4185,6 +4186,7 @@ def test_claude_takes_model_key_and_endpoint_from_its_own_environment(
         anthropic.claude()
     monkeypatch.setenv("ANTHROPIC_API_KEY", f"{KEY}\n")
     assert anthropic.claude().url == "https://api.anthropic.com/v1/messages"
+    assert anthropic.claude("m", "http://x/v1/?a=b").url == "http://x/v1/messages?a=b"
     # Anthropic's own client has this without /v1.
     monkeypatch.setenv("ANTHROPIC_BASE_URL", f"{served.url.removesuffix('/v1')}/\n")
     served.will(sent_back(says("5")))

@@ -244,8 +244,7 @@ def pause_turn(state: State) -> Ask | Stop | None:
         return Stop(f"the model's turn was paused {pauses} times")
     calls = [*state.reply.tool_calls]
     part = {"role": "assistant", "content": None, "tool_calls": calls}
-    before = state.messages[:-1] if is_pause(state.messages[-1]) else state.messages
-    return Ask([*before, part])
+    return Ask([*state.messages, part])
 
 
 def is_pause(message: Any) -> bool:
