@@ -183,7 +183,8 @@ def served():
 def no_environment(monkeypatch):
     """The machine's own endpoint, key and proxies must not be met in a test."""
     names = (
-        "OPENAI_BASE_URL OPENAI_API_KEY OPENAI_MODEL HTTP_PROXY HTTPS_PROXY ALL_PROXY"
+        "OPENAI_BASE_URL OPENAI_API_KEY OPENAI_MODEL HTTP_PROXY HTTPS_PROXY ALL_PROXY "
+        "ANTHROPIC_BASE_URL ANTHROPIC_API_KEY ANTHROPIC_MODEL"
     )
     for name in names.split():
         monkeypatch.delenv(name, raising=False)
@@ -4547,6 +4548,539 @@ def test_streamed_cannot_be_used_where(read_stream, wrong, error, why):
         wrong(read_stream)
 
 
+# claude.py: Anthropic's Messages API
+
+anthropic = load_part("claude")
+SIGNED = {"type": "thinking", "thinking": "Two rooms.", "signature": "c2ln"}
+REDACTED = {"type": "redacted_thinking", "data": "ZW5j"}
+BOOKS = {"type": "tool_use", "id": "toolu_1", "name": "book", "input": {"room": 1}}
+BOOKS_2 = BOOKS | {"id": "toolu_2", "input": {"room": 2}}
+SEARCHES = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search"}
+SEARCHES |= {"input": {"query": "age"}}
+FOUND = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
+
+
+def says(text):
+    return {"type": "text", "text": text}
+
+
+def sent_back(*blocks, stop="end_turn", **rest):
+    """A body as Anthropic's endpoint sends it."""
+    body = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m1"}
+    body |= {"content": [*blocks], "stop_reason": stop, "stop_sequence": None}
+    return body | {"usage": {"input_tokens": 7, "output_tokens": 3}} | rest
+
+
+def claude_for(go, served, **options):
+    kind = anthropic.claude if go is loop.run else anthropic.aclaude
+    return kind(**{"model": "m", "base_url": served.url, "api_key": KEY} | options)
+
+
+def call_of(block):
+    arguments = json.dumps(block["input"])
+    function = {"name": block["name"], "arguments": arguments}
+    return {"id": block["id"], "type": "function", "function": function}
+
+
+def user(*blocks):
+    return {"role": "user", "content": [*blocks]}
+
+
+def assistant(*blocks):
+    return {"role": "assistant", "content": [*blocks]}
+
+
+def booked(number):
+    id, content = f"toolu_{number}", [says("booked")]
+    return {"type": "tool_result", "tool_use_id": id, "content": content}
+
+
+def tool(number, content="booked"):
+    return {"role": "tool", "tool_call_id": f"toolu_{number}", "content": content}
+
+
+PNG = "data:image/png;base64,aGk="
+PNG_BLOCK = {"type": "base64", "media_type": "image/png", "data": "aGk="}
+PNG_BLOCK = {"type": "image", "source": PNG_BLOCK}
+CACHED = {"cache_control": {"type": "ephemeral"}}
+DOCUMENT = {"type": "document", "source": {"type": "url", "url": "https://x/a.pdf"}}
+SCHEMA = {"type": "object", "properties": {"room": {"type": "integer"}}}
+BOOK = {"name": "book", "description": "Books a room.", "input_schema": SCHEMA}
+OPENAI_BOOK = {"name": "book", "description": "Books a room.", "parameters": SCHEMA}
+OPENAI_BOOK = {"type": "function", "function": OPENAI_BOOK}
+WEB_SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+BROKEN_CALL = {"id": "toolu_1", "function": {"name": "book", "arguments": '{"room'}}
+CALLED = {"role": "assistant", "content": None}
+PAUSED = {"type": "pause_turn", "content_blocks": [says("a"), SEARCHES]}
+SENT = {  # our messages and settings -> what Anthropic gets
+    "one text": (HI, {}, {"messages": [user(says("hi"))]}),
+    "no setting but those that are set": (HI, {"stop_sequences": ["x"], "top_p": None},
+        {"stop_sequences": ["x"], "messages": [user(says("hi"))]}),
+    "system messages": (
+        [{"role": "system", "content": "A"}, *HI, {"role": "developer", "content": "B"}],
+        {}, {"system": "A\n\nB", "messages": [user(says("hi"))]}),
+    "a system prompt that is cached": (
+        [{"role": "system", "content": [says("A") | CACHED]}, *HI], {"system": "B"},
+        {"system": [says("B"), says("A") | CACHED], "messages": [user(says("hi"))]}),
+    "roles in a row, and an empty text": (
+        [*HI, {"role": "user", "content": "you"}, {"role": "assistant", "content": "a"},
+            {"role": "assistant", "content": ""}, *HI], {},
+        {"messages": [user(says("hi"), says("you")), assistant(says("a")),
+            user(says("hi"))]}),
+    "images and blocks of Anthropic's": (
+        [user(says("a") | CACHED, {"type": "image_url", "image_url": {"url": PNG}},
+            {"type": "image_url", "image_url": {"url": "https://x/a.png"}, **CACHED},
+            DOCUMENT)], {},
+        {"messages": [user(says("a") | CACHED, PNG_BLOCK, {"type": "image", "source":
+            {"type": "url", "url": "https://x/a.png"}, **CACHED}, DOCUMENT)]}),
+    "results of tools, which go first": (
+        [*HI, CALLED | {"content": "So:", "tool_calls": [call_of(BOOKS),
+            call_of(BOOKS_2)]}, tool(1), {"role": "user", "content": "Note"},
+            tool(2, [says("booked"), {"type": "image_url", "image_url": PNG}])], {},
+        {"messages": [user(says("hi")), assistant(says("So:"), BOOKS, BOOKS_2),
+            user(booked(1), booked(2) | {"content": [says("booked"), PNG_BLOCK]},
+                says("Note"))]}),
+    "arguments that another model broke": (
+        [*HI, CALLED | {"tool_calls": [BROKEN_CALL]}, tool(1)], {},
+        {"messages": [user(says("hi")),
+            assistant(BOOKS | {"input": {"arguments": '{"room'}}), user(booked(1))]}),
+    "what there is of a paused turn": (
+        [*HI, CALLED | {"tool_calls": [PAUSED]}, *HI], {},
+        {"messages": [user(says("hi")), assistant(says("a"), SEARCHES),
+            user(says("hi"))]}),
+    "tools of both forms": (HI,
+        {"tools": [OPENAI_BOOK, WEB_SEARCH, BOOK, OPENAI_BOOK | CACHED,
+            {"type": "function", "function": {"name": "now", "strict": True}}]},
+        {"messages": [user(says("hi"))], "tools": [BOOK, WEB_SEARCH, BOOK, BOOK | CACHED,
+            {"name": "now", "strict": True,
+                "input_schema": {"type": "object", "properties": {}}}]}),
+    **{f"the tool_choice {given}": (HI, {"tool_choice": given},
+        {"messages": [user(says("hi"))], "tool_choice": expected}) for given, expected in [
+            ("auto", {"type": "auto"}), ("required", {"type": "any"}),
+            ("none", {"type": "none"})]},
+    "the tool_choice of a tool": (HI,
+        {"tool_choice": {"type": "function", "function": {"name": "book"}}},
+        {"messages": [user(says("hi"))],
+            "tool_choice": {"type": "tool", "name": "book"}}),
+    "the tool_choice that Anthropic has": (HI, {"tool_choice": {"type": "any"}},
+        {"messages": [user(says("hi"))], "tool_choice": {"type": "any"}}),
+}  # fmt: skip
+
+
+@by_name("messages, settings, body", SENT)
+def test_claude_sends(go, served, messages, settings, body):
+    served.will(sent_back(says("5")))
+    before = json.dumps(messages)
+    call = claude_for(go, served)
+    assert go(loop.Ask(messages, **settings), int, call=call).value == 5
+    ((path, headers, sent),) = served.seen
+    assert path == "/v1/messages" and headers["x-api-key"] == KEY
+    assert headers["anthropic-version"] == "2023-06-01"
+    assert sent == {"model": "m", "max_tokens": 4096} | body
+    assert json.dumps(messages) == before
+
+
+@by_name("content, note", {
+    "a text": ("n?", [says("n?\n\nNote: no number")]),
+    "parts": ([says("n?")], [says("n?"), says("Note: no number")]),
+    "a result": ([booked(1)], [booked(1), says("Note: no number")]),
+})  # fmt: skip
+def test_complaint_reaches_claude_behind(go, served, content, note):
+    served.will(sent_back(says("x"))).will(sent_back(says("5")))
+    judge = loop.check(str.isdigit, "no number")
+    ask = [{"role": "user", "content": content}]
+    if content == [booked(1)]:
+        ask = [*HI, CALLED | {"tool_calls": [call_of(BOOKS)]}, tool(1)]
+    call = claude_for(go, served)
+    assert go(ask, judge, call=call, fixes=[loop.ask_with_complaint])
+    assert served.seen[1][2]["messages"][-1]["content"] == note
+
+
+AUDIO = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}
+CHANGED = call_of(BOOKS) | {"content_blocks": [SIGNED, BOOKS_2]}
+
+
+@by_name("ask, why", {
+    "a response_format": (loop.Ask(HI, response_format={"type": "json_object"}),
+        "response_format is not Anthropic's: use output_config="),
+    "a stop": (loop.Ask(HI, stop=["x"]), "stop is not .*: use stop_sequences="),
+    "a part": ([user(AUDIO)], 'no way to send {"type": "input_audio.*give a text'),
+    "a part that is a text": ([user("hi")], 'no way to send "hi": give a text'),
+    "a part without a type": ([user({"text": "hi"})], 'no way to send {"text": "hi"}'),
+    "an image": ([user({"type": "image_url", "image_url": {"url": "a.png"}})],
+        "no image in .*: give data:image/png;base64,... or https://"),
+    "an image in the system prompt": ([{"role": "system", "content": [AUDIO]}, *HI],
+        "no way to send"),
+    "a content": ([{"role": "user", "content": 7}], "content is 7: give a text or a"),
+    "a role": ([{"role": "function", "content": "x"}], "knows no role 'function'"),
+    "a tool": (loop.Ask(HI, tools={"name": "f"}), 'no tool: "name"'),
+    "a tool call": ([*HI, CALLED | {"tool_calls": [{"name": "f"}]}], "no tool call: "),
+    "a tool_choice": (loop.Ask(HI, tool_choice="any"), "tool_choice is 'any': give"),
+    "a changed call": ([*HI, CALLED | {"tool_calls": [CHANGED]}],
+        "message was changed: delete content_blocks"),
+    "a changed text": ([*HI, CALLED | {"content": "x", "tool_calls": [
+        call_of(BOOKS) | {"content_blocks": [says("y"), BOOKS]}]}],
+        "message was changed: delete content_blocks"),
+})  # fmt: skip
+def test_claude_sends_nothing_where_it_cannot_translate(go, served, ask, why):
+    with pytest.raises(ValueError, match=why) as caught:
+        go(ask, str, call=claude_for(go, served))
+    assert served.seen == [] and len(caught.value.attempts) == 1
+
+
+LONG_TEXT = "\u20ac" * 10**6
+CACHE_USAGE = {"input_tokens": 5, "cache_creation_input_tokens": 20}
+CACHE_USAGE |= {"cache_read_input_tokens": 300, "output_tokens": 4}
+ODD_USAGE = {"input_tokens": "7", "output_tokens": -1}
+WHY_REFUSED = {"stop_details": {"type": "refusal", "explanation": "No."}}
+TOOLS_READ = {"finish": "tools", "text": "So:", "reasoning": "Two rooms.\nAh.",
+    "tool_calls": (call_of(BOOKS), call_of(BOOKS_2))}  # fmt: skip
+CAME = {  # what came -> what the Reply has
+    "a text in blocks": (sent_back(says("a"), says("b")),
+        {"text": "ab", "finish": "stop", "model": "m1", "id": "msg_1", "cost": None,
+            "input_tokens": 7, "output_tokens": 3, "tool_calls": ()}),
+    "no content": (sent_back(), {"text": "", "finish": "stop"}),
+    "a long text": (sent_back(says(LONG_TEXT)), {"text": LONG_TEXT}),
+    **{f"the stop reason {stop}": (sent_back(says("a"), stop=stop), {"finish": finish})
+        for stop, finish in [("stop_sequence", "stop"), ("max_tokens", "length"),
+            ("model_context_window_exceeded", "length"), ("refusal", "refusal"),
+            ("compaction", "unknown"), (None, "unknown"), (["end_turn"], "unknown"),
+            ("tool_use", "unknown")]},
+    "a refusal without a text": (sent_back(stop="refusal", **WHY_REFUSED),
+        {"text": "No.", "finish": "refusal"}),
+    "a refusal after a tool call": (sent_back(says("a"), BOOKS, stop="refusal"),
+        {"text": "a", "finish": "refusal", "tool_calls": ()}),
+    "tools and thinking": (sent_back(SIGNED, REDACTED, SIGNED | {"thinking": "Ah."},
+        says("So:"), BOOKS, BOOKS_2, stop="tool_use"), TOOLS_READ),
+    "tools, cut off": (sent_back(BOOKS, stop="max_tokens"),
+        {"finish": "length", "tool_calls": (call_of(BOOKS),)}),
+    "tools that Anthropic runs": (sent_back(says("a"), SEARCHES, FOUND, says("b")),
+        {"text": "ab", "finish": "stop", "tool_calls": ()}),
+    "a cache": (sent_back(usage=CACHE_USAGE), {"input_tokens": 325, "output_tokens": 4}),
+    "no usage": (sent_back(usage=None), {"input_tokens": None, "output_tokens": None}),
+    "an odd usage": (sent_back(usage=ODD_USAGE),
+        {"input_tokens": None, "output_tokens": None}),
+    "odd things": (sent_back(None, 7, "x", {"type": "text"}, {"type": ["text"]},
+        {"type": "text", "text": ["a"]}, {"type": "thinking", "thinking": 7}),
+        {"text": "", "reasoning": "", "tool_calls": ()}),
+    "a content that is null": (sent_back(content=None), {"text": "", "finish": "stop"}),
+    "a content that is a text": (sent_back(content="a"), {"text": "a"}),
+    "odd tool calls": (sent_back({"type": "tool_use"}, BOOKS | {"input": [1], "id": 7}),
+        {"finish": "tools", "tool_calls": (
+            call_of({"id": "", "name": "", "input": None}),
+            call_of(BOOKS | {"input": [1], "id": ""}))}),
+}  # fmt: skip
+
+
+@by_name("body, facts", CAME)
+def test_claude_reads(go, served, body, facts):
+    served.will(b"\xef\xbb\xbf\n " + json.dumps(body).encode())
+    result = go(HI, str, call=claude_for(go, served), fixes=())
+    reply = result.attempts[0].reply
+    calls = [dict(call) for call in reply.tool_calls]
+    if calls:
+        assert calls[0].pop("content_blocks") == body["content"]
+    found = {name: getattr(reply, name) for name in facts}
+    assert found | {"tool_calls": tuple(calls)} == {"tool_calls": ()} | facts
+    assert result.accepted == (not calls and reply.finish != "refusal")
+
+
+def failure(kind, message):
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+@by_name("status, body, words, code, wait", {
+    "too much to do": (529, failure("overloaded_error", "Overloaded"),
+        "529: Overloaded", "overloaded_error", None),
+    "a rate limit": (429, failure("rate_limit_error", "Slow down"), "429: Slow down",
+        "rate_limit_error", 9),
+    "a wrong key": (401, failure("authentication_error", f"invalid {KEY}"),
+        r"401: invalid \(key\)", "authentication_error", None),
+    "a bad request": (400, failure("invalid_request_error", "max_tokens: too many"),
+        "400: max_tokens: too many", "invalid_request_error", None),
+    "an error in a 200": (200, failure("api_error", f"odd {KEY}"), r"200: odd \(key\)",
+        "api_error", None),
+    "a web page": (200, WEB_PAGE, "200: check base_url:  <html>", "", None),
+    "no JSON": (200, b"hello", "200: check base_url:  hello", "", None),
+    "OpenAI's form": (200, completion({}), '200: check base_url:  {"choices"', "", None),
+    "a list": (200, b"[]", "200: check base_url", "", None),
+    "a reply, and a status": (500, sent_back(says("a")), '500: {"id"', "", None),
+})  # fmt: skip
+def test_call_error_of_claude_says(go, served, status, body, words, code, wait):
+    served.will(body, status, **{"Retry_After": "9"} if wait else {})
+    result = go(HI, str, call=claude_for(go, served), faults=())
+    fault = result.attempts[0].fault
+    assert re.match(words, fault.why) and served.url in fault.why
+    assert (fault.status, fault.code, fault.wait) == (status, code, wait)
+    assert not fault.billed and CANARY not in repr(fault) + result.why
+
+
+ODD_BODY = json.dumps(sent_back(SIGNED, says("a"), BOOKS, usage=CACHE_USAGE))
+ODD_KEYS = re.findall(r'"\w+": ', ODD_BODY)
+DEEP = "[" * 900 + "]" * 900
+
+
+@tried(150)
+@given(
+    some.dictionaries(
+        some.sampled_from(ODD_KEYS), some.sampled_from([*ODD_PARTS, DEEP]), max_size=4
+    ),
+    some.sampled_from([10**6] * 6 + [0, 1, 99]),
+    some.sampled_from([200] * 6 + [204, 307, 404, 429, 500, 529]),
+)
+def test_any_response_to_claude_is_a_reply_that_goes_back_or_a_call_error(
+    served, odd, end, status
+):
+    body = ODD_BODY
+    for key, value in odd.items():
+        body = body.replace(key, f'{key}{value}, "was": ')
+    served.plan[:] = [(status, {}, body.encode()[:end])]
+    call = anthropic.claude("m", served.url)
+    try:
+        reply = call(HI)
+    except loop.CallError as fault:
+        assert type(fault.why) is type(fault.code) is str and len(fault.why) < 400
+        return
+    texts = (reply.text, reply.reasoning, reply.model, reply.id, reply.finish)
+    assert set(map(type, texts)) == {str} and type(reply.tool_calls) is tuple
+    for tokens in (reply.input_tokens, reply.output_tokens):
+        assert tokens is None or (type(tokens) is int and 0 <= tokens < 1e13)
+    for asked in reply.tool_calls:
+        assert {*map(type, asked["function"].values()), type(asked["id"])} == {str}
+        json.loads(asked["function"]["arguments"])
+    if reply.tool_calls:
+        calls = json.loads(json.dumps(reply.tool_calls))
+        turn = {"role": "assistant", "content": reply.text, "tool_calls": calls}
+        sent = call.payload([*HI, turn], {})["messages"][1]["content"]
+        assert json.dumps(sent) == json.dumps(reply.raw["content"])
+
+
+def run_tools(state):
+    """As examples have it: the message is made of what a Reply has."""
+    if not state.reply.tool_calls:
+        return None
+    calls = [dict(call) for call in state.reply.tool_calls]
+    turn = {"role": "assistant", "content": state.reply.text or None}
+    results = [{"role": "tool", "tool_call_id": it["id"], "content": "booked"}
+        for it in calls]  # fmt: skip
+    state.task = [*state.task, turn | {"tool_calls": calls}, *results]
+    return loop.Ask(state.task)
+
+
+def test_thinking_goes_back_before_its_tool_calls_also_from_a_tape(go, served, tape):
+    came = [SIGNED, REDACTED, says("So:"), BOOKS, SIGNED, BOOKS_2]
+    served.will(sent_back(*came, stop="tool_use")).will(sent_back(says("one")))
+    served.will(sent_back(says("2")))
+    hooks = {"call": claude_for(go, served), "fixes": [run_tools, *loop.FIXES]}
+    limits = loop.Limits(calls=2)
+    assert not go("Book.", int, tape=loop.Tape(tape), name="r", limits=limits, **hooks)
+    result = go("Book.", int, tape=loop.Tape(tape), name="r", **hooks)
+    assert result.value == 2 and result.spent.reused == 2
+    results = user(booked(1), booked(2))
+    expected = [user(says("Book.")), assistant(*came), results]
+    assert [sent["messages"] for _, _, sent in served.seen[1:]] == [expected, expected]
+
+
+def test_paused_turn_goes_on_where_it_paused_and_is_judged_as_a_whole(go, served, tape):
+    parts = [SIGNED, says("3"), SEARCHES], [FOUND, SEARCHES], [FOUND, says("6")]
+    for part in parts[:2]:
+        container = {"id": f"c{len(part)}", "expires_at": "2026-12-01T00:00:00Z"}
+        served.will(sent_back(*part, stop="pause_turn", container=container))
+    served.will(sent_back(*parts[2])).will(sent_back(says("7")))
+    call, memory = claude_for(go, served, web=1), loop.Tape(tape)
+    fixes = [anthropic.pause_turn, *loop.FIXES]
+    judge = loop.one_of("7")
+    for paid in (4, 0):
+        result = go("n?", judge, call=call, fixes=fixes, tape=memory, name="r")
+        assert result.value == "7" and len(served.seen) == 4
+        assert result.spent.calls - result.spent.reused == paid
+    assert [it.reply.text for it in result.attempts] == ["3", "3", "36", "7"]
+    containers = [sent.get("container") for _, _, sent in served.seen]
+    assert containers == [None, "c3", "c2", None]
+    sent = [sent["messages"] for _, _, sent in served.seen]
+    task = user(says("n?"))
+    assert sent[1] == [task, assistant(*parts[0])]
+    assert sent[2] == [task, assistant(*parts[0], *parts[1])]
+    assert sent[3] == [task]  # a re-ask starts afresh
+
+
+@pytest.mark.parametrize("base", ["task", "messages"])
+def test_paused_turn_that_asks_for_tools_goes_back_whole(go, served, base):
+    served.will(sent_back(says("a"), SEARCHES, stop="pause_turn"))
+    container = {"id": "c1", "expires_at": "2026-12-01T00:00:00Z"}
+    came = sent_back(FOUND, says("b"), BOOKS, stop="tool_use", container=container)
+    served.will(came)
+    served.will(sent_back(says("5")))
+
+    def tools(state):
+        if base == "messages":
+            state.task = state.messages
+        return run_tools(state)
+
+    fixes = [anthropic.pause_turn, tools]
+    call = claude_for(go, served, container={"skills": []})
+    assert go("n?", int, call=call, fixes=fixes).value == 5
+    turn = assistant(says("a"), SEARCHES, FOUND, says("b"), BOOKS)
+    expected = [user(says("n?")), turn, user(booked(1))]
+    assert served.seen[2][2]["messages"] == expected
+    containers = [sent["container"] for _, _, sent in served.seen]
+    assert containers == [{"skills": []}] * 2 + [{"id": "c1", "skills": []}]
+
+
+@by_name("fixes, calls, why", {
+    "without its fix-up": (loop.FIXES, 1, "no fix-up runs tools.*fixes=.pause_turn"),
+    "with no end": ([anthropic.pause_turn], 9, "turn was paused 9 times"),
+})  # fmt: skip
+def test_paused_turn_is_never_an_answer(go, served, fixes, calls, why):
+    served.otherwise = lambda _: served.answer(sent_back(says("5"), stop="pause_turn"))
+    result = go("n?", str, call=claude_for(go, served), fixes=fixes)
+    assert not result and re.search(why, result.why)
+    assert len(served.seen) == result.spent.calls == calls
+
+
+def test_claude_is_refused_where_an_event_loop_would_wait_and_aclaude_by_run(served):
+    with pytest.raises(loop.HookError, match="m would block the event loop"):
+        asyncio.run(loop.arun("n?", int, call=anthropic.claude("m", served.url)))
+    with pytest.raises(loop.HookError, match="m is async: use arun"):
+        loop.run("n?", int, call=anthropic.aclaude("m", served.url))
+    assert served.seen == []
+
+
+def test_claude_takes_model_key_and_endpoint_from_its_own_environment(
+    served, monkeypatch
+):
+    for name in ("MODEL", "BASE_URL", "API_KEY"):
+        monkeypatch.setenv(f"OPENAI_{name}", "http://127.0.0.1:1/v1")
+    with pytest.raises(ValueError, match="no model: give one, or set ANTHROPIC_MODEL"):
+        anthropic.claude()
+    monkeypatch.setenv("ANTHROPIC_MODEL", "m")
+    with pytest.raises(ValueError, match="in '': give .* or set ANTHROPIC_BASE_URL"):
+        anthropic.claude()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", f"{KEY}\n")
+    assert anthropic.claude().url == "https://api.anthropic.com/v1/messages"
+    assert anthropic.claude("m", "http://x/v1/?a=b").url == "http://x/v1/messages?a=b"
+    # Anthropic's own client has this without /v1.
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", f"{served.url.removesuffix('/v1')}/\n")
+    served.will(sent_back(says("5")))
+    headers = {"anthropic-beta": "b1", "anthropic-version": "2026-10-21"}
+    call = anthropic.claude(max_tokens=9, headers=headers)
+    assert loop.run("n?", int, call=call).value == 5
+    ((path, headers, body),) = served.seen
+    assert (path, headers["x-api-key"]) == ("/v1/messages", KEY)
+    assert "Authorization" not in headers
+    seen = headers["anthropic-beta"], headers["anthropic-version"]
+    assert seen == ("b1", "2026-10-21")
+    assert (body["model"], body["max_tokens"]) == ("m", 9)
+
+
+@by_name("options, words", {
+    "a key for a URL": ({"base_url": KEY.replace("/", "-")}, "no endpoint in 'sk-...'"),
+    "a password": ({"base_url": f"http://u:{KEY}@host"}, "no endpoint in '.*@host'"),
+    "a key of two lines": ({"api_key": f"{KEY}\nx"}, "that HTTP does not allow"),
+    "a response_format": ({"response_format": {}}, "use output_config="),
+    "a stream": ({"stream": True}, "stream=True"),
+})  # fmt: skip
+def test_claude_that_cannot_work_is_refused_when_it_is_made_with(options, words):
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
+        anthropic.claude("m", **{"base_url": "http://x"} | options)
+    assert CANARY not in str(caught.value)
+
+
+def test_key_of_claude_is_nowhere_but_in_its_request(go, served, tape, capsys, caplog):
+    caplog.set_level("DEBUG")
+    said = f"{'x' * 240}invalid x-api-key: {KEY}"
+    served.will(failure("authentication_error", said), 500)
+    served.will(repeat_key, Content_Length="999").will(sent_back(says("x")))
+    events, call = [], claude_for(go, served)
+
+    def watch(event):
+        events.append(event)
+        loop.show(event)
+
+    watched = {"call": call, "tape": loop.Tape(tape), "watch": watch}
+    result = go("?", int, fixes=[], faults=[resample], **watched)
+    assert [headers["x-api-key"] for _, headers, _ in served.seen] == [KEY] * 3
+    texts = [repr(call), repr(result), repr(result.attempts), repr(events)]
+    for attempt in result.attempts[:2]:
+        texts.append("".join(traceback.format_exception(attempt.fault)))
+    texts += [str(pickle.dumps(result)), tape.read_text(), caplog.text]
+    texts += [*capsys.readouterr()]
+    assert [text for text in texts if CANARY in text] == []
+
+
+def test_anthropics_own_client_reads_and_sends_the_same(served):
+    library = pytest.importorskip("anthropic")
+    url = served.url.removesuffix("/v1")
+    theirs = library.Anthropic(api_key=KEY, base_url=url, max_retries=0)
+    ours = anthropic.claude("m", url, KEY)
+    for body, _ in CAME.values():
+        if not all(type(it) is dict and len(it) > 1 for it in body["content"] or [7]):
+            continue  # odd: they do not check it
+        served.will(body).will(body)
+        reply = ours(HI)
+        message = theirs.messages.create(
+            model="m", max_tokens=4096, messages=[user(says("hi"))]
+        )
+        blocks = {"text": [], "tool_use": [], "thinking": []}
+        for block in message.content:
+            blocks.setdefault(block.type, []).append(block)
+        if reply.finish != "refusal":
+            assert reply.text == "".join(it.text for it in blocks["text"])
+            calls = [(it.id, it.name, it.input) for it in blocks["tool_use"]]
+            functions = [(it["id"], it["function"]) for it in reply.tool_calls]
+            parsed = [(id, it["name"], json.loads(it["arguments"]))
+                for id, it in functions]  # fmt: skip
+            assert parsed == calls
+        assert reply.reasoning == "\n".join(it.thinking for it in blocks["thinking"])
+        assert message.stop_reason == body["stop_reason"]
+        assert (message.id, message.model) == (reply.id, reply.model)
+        if reply.input_tokens is not None:
+            usage = message.usage
+            read = usage.input_tokens + (usage.cache_read_input_tokens or 0)
+            read += usage.cache_creation_input_tokens or 0
+            figures = (reply.input_tokens, reply.output_tokens)
+            assert figures == (read, usage.output_tokens)
+    for status in (529, 429, 401, 400):
+        served.will(failure("t", "m"), status).will(failure("t", "m"), status)
+        with pytest.raises(loop.CallError) as ours_failed:
+            ours(HI)
+        with pytest.raises(library.APIStatusError) as theirs_failed:
+            theirs.messages.create(model="m", max_tokens=9, messages=HI)
+        assert theirs_failed.value.status_code == ours_failed.value.status == status
+        assert theirs_failed.value.body == failure("t", "m")
+
+
+@by_name("messages, settings, body", SENT)
+def test_anthropics_own_client_sends_the_same(served, messages, settings, body):
+    library = pytest.importorskip("anthropic")
+    url = served.url.removesuffix("/v1")
+    with library.Anthropic(api_key=KEY, base_url=url, max_retries=0) as theirs:
+        served.will(sent_back(says("5"))).will(sent_back(says("5")))
+        theirs.messages.create(model="m", max_tokens=4096, **body)
+        anthropic.claude("m", url, KEY)(messages, **settings)
+    # Theirs has the key in Authorization, and asks for a version without temperature.
+    (path, _, sent), (our_path, _, our_body) = served.seen
+    assert (path, sent) == (our_path, our_body)
+
+
+def test_anthropics_own_client_sends_the_same_turn_back(served):
+    library = pytest.importorskip("anthropic")
+    url = served.url.removesuffix("/v1")
+    came = sent_back(SIGNED, REDACTED, says("So:"), BOOKS, stop="tool_use")
+    for body in (came, sent_back(says("5"))) * 2:
+        served.will(body)
+    hooks = {"call": anthropic.claude("m", url, KEY), "fixes": [run_tools]}
+    assert loop.run("Book.", int, **hooks).value == 5
+    with library.Anthropic(api_key=KEY, base_url=url, max_retries=0) as theirs:
+        options = {"model": "m", "max_tokens": 4096}
+        task = [user(says("Book."))]
+        message = theirs.messages.create(messages=task, **options)
+        task += [message.to_param(), user(booked(1))]
+        theirs.messages.create(messages=task, **options)
+    bodies = [body for _, _, body in served.seen]
+    assert bodies[:2] == bodies[2:]
+
+
 def test_parts_work_inside_a_package_with_a_loop_of_its_own(tmp_path):
     vendor = tmp_path / "app" / "vendor"
     vendor.mkdir(parents=True)
@@ -4616,6 +5150,29 @@ def real():
 
 def test_real_endpoint_refuses_what_is_too_long(real):
     result = loop.run("word " * 20_000, str, call=loop.chat("SmolLM2", real))
+    assert result.spent.calls == 1 and "context size" in result.why
+    assert result.why.startswith("refused for good")
+
+
+def test_real_server_of_anthropics_api_answers_claude(go, real):
+    ask = [{"role": "system", "content": "You give JSON."}, *HI]
+    ask.append({"role": "assistant", "content": "Hello!"})
+    ask.append(
+        {"role": "user", "content": [says("Ada is 36. Her name and age as JSON?")]}
+    )
+    kind = anthropic.claude if go is loop.run else anthropic.aclaude
+    call = kind("SmolLM2", real, "", temperature=0.7, max_tokens=60)
+    result = go(ask, people, call=call, limits=loop.Limits(tries=16))
+    assert result.value["name"].startswith("Ada") and result.value["age"] == 36
+    replies = [attempt.reply for attempt in result.attempts]
+    assert {reply.finish for reply in replies} <= {"stop", "length"}
+    assert all(reply.id and reply.input_tokens > 20 for reply in replies)
+    assert all(0 < reply.output_tokens <= 120 for reply in replies)
+
+
+def test_real_server_of_anthropics_api_refuses_what_is_too_long(real):
+    call = anthropic.claude("SmolLM2", real, "")
+    result = loop.run("word " * 20_000, str, call=call)
     assert result.spent.calls == 1 and "context size" in result.why
     assert result.why.startswith("refused for good")
 

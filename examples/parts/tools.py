@@ -109,7 +109,7 @@ class use_tools:
             cure = "give run an Ask(..., tools=tools.schemas)"
             raise HookError(f"the model was not told of any tool: {cure}")
         requests = requests_in(state.reply)
-        if not requests:
+        if not all(request["function"]["name"] for request in requests):
             return None
         # What a tool does must not be done for nobody.
         reason = limit_ahead(state, 2 * len(requests))
