@@ -460,8 +460,8 @@ class State:
     started_at: float = 0.0
     question_error: Exception | None = None  # a bug in answering a hook's question
     inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
-    replies_by_request: dict[str, int] = field(default_factory=dict[str, int])
-    replies_by_content: dict[str, int] = field(default_factory=dict[str, int])
+    replies_by_request: Counter[str] = field(default_factory=Counter[str])
+    replies_by_content: Counter[str] = field(default_factory=Counter[str])
     # Of best: (is it a value, judges that passed it, its score); the greater wins.
     best_rank: tuple[bool, int, float] = (False, 0, -math.inf)
 
@@ -1631,12 +1631,10 @@ def new_client(kind: str) -> Any:
     from http.cookiejar import CookieJar, DefaultCookiePolicy
     from urllib.request import getproxies
 
-    # Where there is no proxy, looking at these would take 10 us of each call.
-    local = (
-        ("all://localhost", "all://127.0.0.1", "all://[::1]") if getproxies() else ()
-    )
+    local = ("all://localhost", "all://127.0.0.1", "all://[::1]")
     return getattr(import_httpx(), kind)(
-        mounts=dict.fromkeys(local),
+        # Where there is no proxy, looking at these would take 10 us of each call.
+        mounts=dict.fromkeys(local if getproxies() else ()),
         limits=import_httpx().Limits(max_connections=None),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         headers=HEADERS,
@@ -1791,7 +1789,7 @@ class Tape:
         name = name_for_tape(state.call)
         key = digest([state.messages, state.settings, name])
         state.attempt.key = key
-        number = state.replies_by_request.get(key, 0)
+        number = state.replies_by_request[key]
         self.read_on()  # other runs and processes write to the file, too
         places = self.places.get((state.name, key), [])
         if number >= len(places):
@@ -2058,7 +2056,7 @@ def start_attempt(state: State, move: Ask) -> Any:
     if move.call is not None and move.call != state.call:
         state.call, state.reply = move.call, Reply("")
         state.changed = {k: it for k, it in state.task_settings.items() if k != "model"}
-        state.replies_by_content, state.repeats = {}, 0
+        state.replies_by_content, state.repeats = Counter(), 0
         state.judged, state.faults_in_a_row = 0, 0
     state.changed = state.changed | move.settings
     state.settings = recorded_settings(settings_of(state.call) | state.changed)
@@ -2100,9 +2098,7 @@ def record_fault(state: State, attempt: Attempt, fault: CallError) -> None:
 def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     """Charge a reply, record it, and notice whether it came before."""
     state.reply = attempt.reply = reply
-    state.replies_by_request[attempt.key] = (
-        state.replies_by_request.get(attempt.key, 0) + 1
-    )
+    state.replies_by_request[attempt.key] += 1
     state.faults_in_a_row = 0
     used = usage_of(state, reply)
     charge(state, reused=int(attempt.reused), **used)
@@ -2114,9 +2110,8 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     # The id of a tool call is new each time; what counts is what it asks for.
     asks = [get_path(dict, it, "function") or it for it in reply.tool_calls or ()]
     content = f"{reply.text}{asks}" if asks else reply.text
-    state.repeats = state.replies_by_content[content] = (
-        state.replies_by_content.get(content, 0) + 1
-    )
+    state.replies_by_content[content] += 1
+    state.repeats = state.replies_by_content[content]
     state.text, state.texts = reply.text, (reply.text,)
     if asks and state.judge is not accept_anything:
         # Text beside a tool call is no answer. Only a fix-up can go on from here.
@@ -2502,9 +2497,8 @@ SECRET = re.compile(  # api_key, accessToken, extra_headers ...
 
 def recorded_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a record may have: no secrets, none that are removed."""
-    return {
-        name: it for name, it in without_secrets(settings).items() if it is not None
-    }
+    public = without_secrets(settings)
+    return {name: it for name, it in public.items() if it is not None}
 
 
 def without_secrets(value: Any) -> Any:

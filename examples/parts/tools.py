@@ -109,7 +109,8 @@ class use_tools:
             cure = "give run an Ask(..., tools=tools.schemas)"
             raise HookError(f"the model was not told of any tool: {cure}")
         requests = requests_in(state.reply)
-        if not all(request["function"]["name"] for request in requests):
+        named = [request["function"]["name"] != "" for request in requests]
+        if not requests or not all(named):  # a paused turn of claude.py is none, either
             return None
         # What a tool does must not be done for nobody.
         reason = limit_ahead(state, 2 * len(requests))
