@@ -495,6 +495,7 @@ def run(
     account: Account | None = None,
     tape: Any = None,
     name: str = "",
+    after: Sequence[str] = (),
     watch: Hook | None = None,
     driver: Hook | None = None,
 ) -> Result[T]:
@@ -503,8 +504,8 @@ def run(
     Returns a Result, accepted or not. Raises TypeError or ValueError for a wrong hook;
     where that can be seen, before anything is paid for. account: shared with other
     runs. name: of the run; one with the name of a run on the tape is that run, and pays
-    only for what is missing. driver: does what the run yields (by default `drive`); run
-    returns what it returns.
+    only for what is missing. after: names of the runs that it follows, for its record.
+    driver: does what the run yields (by default `drive`); run returns what it returns.
     """
     driver = driver or drive
     ask = ask if isinstance(ask, Ask) else Ask(ask)
@@ -515,7 +516,7 @@ def run(
     state = State(task, judge, ask.call or call, fixes, faults, accounts)
     state.task_settings = state.changed = ask.settings
     check_hooks(state, driver)
-    start_run(state, tape, name, watch)
+    start_run(state, tape, name, watch, after)
     return cast("Result[T]", driver(run_steps(state, ask)))
 
 
@@ -530,11 +531,13 @@ async def arun(
     account: Account | None = None,
     tape: Any = None,
     name: str = "",
+    after: Sequence[str] = (),
     watch: Hook | None = None,
 ) -> Result[Any]:
     """Do what `run` does, and await the call and those hooks that are async."""
     options: dict[str, Any] = {"fixes": fixes, "faults": faults, "limits": limits}
     options |= {"account": account, "tape": tape, "name": name, "watch": watch}
+    options["after"] = after
     result: Any = run(ask, judge, call=call, driver=adrive, **options)
     return cast("Result[Any]", await result)
 
@@ -2016,7 +2019,7 @@ class Account:
                 setattr(self.spent, unit, total)
 
 
-def start_run(state: State, tape: Any, name: str, watch: Any) -> None:
+def start_run(state: State, tape: Any, name: str, watch: Any, after: Any) -> None:
     """Name a run, and say that it starts, where anybody listens."""
     if tape is None and watch is None:
         return
@@ -2024,6 +2027,8 @@ def start_run(state: State, tape: Any, name: str, watch: Any) -> None:
         raise TypeError(f"tape is {tape!r}: give Tape({tape!r})")
     if not isinstance(cast("Any", name), str):
         raise TypeError(f"name is {name!r}: give a text")
+    if isinstance(after, str):
+        raise TypeError(f"after is {after!r}: give a list of names")
     if watch is not None and (not callable(watch) or flags_of(watch) & CO_COROUTINE):
         raise TypeError(f"watch is a function of an event, not async; not {watch!r}")
     state.tape, state.watch = tape, watch
@@ -2032,8 +2037,9 @@ def start_run(state: State, tape: Any, name: str, watch: Any) -> None:
     if not name and tape is not None:
         name = tape.name_run([state.task, settings, call])
     state.name = name or f"run {next(RUN_NUMBERS)}"
-    names = [name_of(fix) for fix in (*state.fixes, *state.faults)]
-    emit(state, "start", task=state.task, call=call, settings=settings, fixes=names)
+    facts: dict[str, Any] = {"task": state.task, "call": call, "settings": settings}
+    facts["fixes"] = [name_of(fix) for fix in (*state.fixes, *state.faults)]
+    emit(state, "start", **facts, after=[*after])
 
 
 RUN_NUMBERS = count(1)
@@ -2452,7 +2458,8 @@ def emit(state: State, event: str, about: Any = None, **facts: Any) -> None:
 
     An event is a dict: `event`, `run` (its name), `n` (the number of the request),
     `hook` (whose question it is, or ""), and for
-        start    task, call, settings, fixes    sent     messages, settings
+        start    task, call, settings, fixes, after
+        sent     messages, settings
         reply    what a Reply has, key          reused   key: the reply was on the tape
         fault    what a CallError has, key      inspect  complaint: "" where accepted
         decide   fix, move, settings, wait, why

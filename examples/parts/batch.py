@@ -430,7 +430,8 @@ class BoundRun:
 
     A run has the name that the task gives it, or one made of what it asks: so a task
     may start runs in threads, in any order. The second run that asks the same is
-    another one. `.attempts` has those of all runs that ended.
+    another one. after: which of the task's runs, by their names, it follows.
+    `.attempts` has those of all runs that ended.
     """
 
     def __init__(self, name: str, account: Account | None, options: Facts):
@@ -444,6 +445,7 @@ class BoundRun:
         judge: Callable[[str], T],
         *,
         name: str = "",
+        after: Sequence[str] = (),
         account: Account | None = None,
         **options: Any,
     ) -> Result[T]:
@@ -452,6 +454,7 @@ class BoundRun:
         name = name or self.name_run(ask, ask.call or options["call"])
         accounts = [it for it in (self.account, account) if it is not None]
         options |= {"name": f"{self.name}/{name}", "account": JointAccount(*accounts)}
+        options["after"] = [f"{self.name}/{it}" for it in after]
         try:
             result = run(ask, judge, **options)
         except BaseException as error:
