@@ -4427,6 +4427,10 @@ def test_stream_is_a_fault_where_it(read_stream, body, options, why):
         read_stream(body, plan, options)
 
 
+def judges_by_model(text):
+    yield loop.Question("good?", int)
+
+
 GLANCES = {
     # The glance, the text that comes, what of it is read at the least and at the most,
     # and the complaint
@@ -4475,6 +4479,20 @@ GLANCES = {
     ),
     "its JSON is rejected": (
         streaming.enough_for(loop.json_with(city=str)),
+        f"{PERSON} I hope",
+        33,
+        33,
+        "",
+    ),
+    "its JSON is rejected by the second of two judges": (
+        streaming.enough_for(loop.all_of(json.loads, loop.check(list.copy, "empty"))),
+        "[] so []",
+        8,
+        8,
+        "",
+    ),
+    "a model would have to judge": (
+        streaming.enough_for(judges_by_model),
         f"{PERSON} I hope",
         33,
         33,

@@ -473,7 +473,7 @@ def by_loop(policy: str, family: Family, item: int, run: Hook) -> Result[Any]:
 
 def glancing_call(family: Family, item: int) -> Hook:
     """Return a call that reads no more of a reply than it needs."""
-    no_json, enough = json_within(80), enough_for(family.judge(item))
+    no_json, enough = json_within(120), enough_for(family.judge(item))
 
     def glance(text: str) -> str:
         return no_json(text) or repeats(text) or enough(text)

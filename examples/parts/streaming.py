@@ -57,15 +57,16 @@ from loop import (
     BODY_LIMIT,
     Hook,
     HookError,
+    Limits,
     Messages,
     Reply,
-    accepted_value,
     achat,
     chat,
     get_path,
     json_with,
     run,
     scan_json,
+    scripted,
     show,
     text_of,
     visible,
@@ -340,20 +341,16 @@ def repeats(text: str) -> str:
 
 def enough_for(judge: Hook) -> Hook:
     """Return a glance: ENOUGH, once a judge accepts the last whole piece of JSON, so
-    that the talk after it is not waited for (nor a correction). The judge has to be
-    plain: neither a generator nor async."""
+    that the talk after it is not waited for (nor a correction). A judge that asks a
+    model is of no use here: it accepts nothing. Raises HookError where it is async."""
 
     def glance(text: str) -> str:
         scan = scan_json(text)
         if scan.open or not scan.pieces:
             return ""
-        try:
-            accepted_value(judge, scan.pieces[-1], judge(scan.pieces[-1]))
-        except HookError:
-            raise
-        except Exception:  # noqa: BLE001
-            return ""
-        return ENOUGH
+        piece, limits = scripted(scan.pieces[-1]), Limits(calls=1)
+        result = run("-", judge, call=piece, fixes=(), faults=(), limits=limits)
+        return ENOUGH if result else ""
 
     return glance
 
