@@ -1147,6 +1147,7 @@ def test_probe_says_where_only_a_model_could_tell():
 
 
 more_fixes = load_part("more_fixes")
+libraries = load_part("libraries")
 
 
 def any_root(text):
@@ -3773,6 +3774,215 @@ def test_person_is_asked_again_by_a_resumed_run_only_for_what_is_missing(
         result = ask_person_about("x", "y", tape=loop.Tape(tape), name="r")
         assert (result.spent.calls, result.spent.reused) == (3, reused)
     assert result.value == ADA
+
+
+# libraries.py: each with the real package, where it is installed
+
+KEY = "sk-of-the-libraries"
+LIBRARIES = ("openai_chat", "openai_responses", "anthropic_chat", "litellm_chat")
+LIBRARIES += ("ollama_chat",)
+quiet = pytest.mark.filterwarnings("ignore")  # litellm's own
+
+
+def call_by_library(name, url, is_async=False, retries=0, **settings):
+    """Return a call of libraries.py that asks this endpoint for the model m."""
+    options = {"api_key": KEY, "max_retries": retries}
+    kind = "Async" * is_async
+    package = pytest.importorskip(name.partition("_")[0])
+    if name == "openai_chat":
+        client = getattr(package, f"{kind}OpenAI")(base_url=url, **options)
+        return libraries.openai_chat(client, "m", **settings)
+    if name == "openai_responses":
+        client = getattr(package, f"{kind}OpenAI")(base_url=url, **options)
+        return libraries.openai_responses(client, "m", **settings)
+    root = url.removesuffix("/v1")
+    if name == "anthropic_chat":
+        client = getattr(package, f"{kind}Anthropic")(base_url=root, **options)
+        return libraries.anthropic_chat(client, "m", **{"max_tokens": 9} | settings)
+    if name == "ollama_chat":
+        client = getattr(package, f"{kind}Client")(root)
+        return libraries.ollama_chat(client, "m", **settings)
+    package.suppress_debug_info = True
+    send = package.acompletion if is_async else package.completion
+    settings |= {"api_base": url, "api_key": KEY} | ({"num_retries": 2} if retries else {})
+    return libraries.litellm_chat(send, "openai/m", **settings)
+
+
+@pytest.fixture(params=[f"{name} {go}" for name in LIBRARIES for go in ("run", "arun")])
+def library(request, served, monkeypatch):
+    """library.name; library.go(ask, judge ...) -> Result, by its call."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it fetches one
+    name, way = request.param.split()
+
+    def go(ask="hi", judge=str, *, url=served.url, settings={}, **options):
+        async def ago():
+            call = call_by_library(name, url, True, **settings)
+            return await loop.arun(ask, judge, call=call, **options)
+
+        if way == "arun":
+            return asyncio.run(ago())
+        call = call_by_library(name, url, **settings)
+        return loop.run(ask, judge, call=call, **options)
+
+    return SimpleNamespace(name=name, go=go)
+
+
+def answer_of_all(text="Hi.", ended="stop", usage=True, thought="", tool=None, **more):
+    """The body of a response that has what each of the clients looks for."""
+    refusal = text if ended == "refusal" else None
+    message = {"role": "assistant", "content": None if refusal else text}
+    message |= {"refusal": refusal} if refusal else {}
+    text_block = {"type": "output_text", "text": text, "annotations": []}
+    part = {"type": "refusal", "refusal": text} if refusal else text_block
+    output = [{"type": "message", "id": "o1", "role": "assistant", "content": [part]}]
+    content = [{"type": "text", "text": text}]
+    chat_message = dict(message)
+    if thought:
+        summary = [{"type": "summary_text", "text": thought}]
+        output.insert(0, {"type": "reasoning", "id": "o0", "summary": summary})
+        content.insert(0, {"type": "thinking", "thinking": thought, "signature": ""})
+        message |= {"reasoning_content": thought}
+        chat_message |= {"thinking": thought}
+    if tool:
+        function = {"name": tool, "arguments": '{"n": 1}'}
+        item = {"type": "function_call", "id": "o2", "call_id": "c1", **function}
+        output.append(item)
+        content.append({"type": "tool_use", "id": "c1", "name": tool, "input": {"n": 1}})
+        message |= {"tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+        called = {"name": tool, "arguments": {"n": 1}}
+        chat_message |= {"tool_calls": [{"function": called}]}
+    flags = {  # of a chat completion, the Responses API, Anthropic and Ollama
+        "stop": ("stop", "completed", "end_turn", "stop"),
+        "length": ("length", "incomplete", "max_tokens", "length"),
+        "refusal": ("stop", "completed", "refusal", "stop"),
+        "filtered": ("content_filter", "incomplete", "refusal", "stop"),
+        "tools": ("tool_calls", "completed", "tool_use", "stop"),
+        "odd": ("odd", "queued", "pause_turn", "load"),
+    }[ended]
+    reason = {"length": "max_output_tokens", "filtered": "content_filter"}.get(ended)
+    body = {"id": "r1", "model": "m1", "status": flags[1], "output": output}
+    choice = {"index": 0, "message": message, "finish_reason": flags[0]}
+    body |= {"choices": [choice], "type": "message", "role": "assistant"}
+    body |= {"incomplete_details": {"reason": reason} if reason else None}
+    body |= {"content": content, "stop_reason": flags[2]}
+    body |= {"message": chat_message, "done": True, "done_reason": flags[3]}
+    if usage:
+        body["usage"] = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        body["usage"] |= {"input_tokens": 7, "output_tokens": 3}
+        body |= {"prompt_eval_count": 7, "eval_count": 3}
+    return body | more
+
+
+CALLED = {"id": "c1", "type": "function"}
+CALLED["function"] = {"name": "look", "arguments": '{"n": 1}'}
+HAS_NO_REPLY = {"choices": None, "output": None, "content": None, "message": None}
+BY_LIBRARY = {  # what the endpoint answers, and the Reply or CallError that it makes
+    "a reply": (answer_of_all(), {"text": "Hi.", "finish": "stop", "input_tokens": 7,
+        "output_tokens": 3, "model": "m1", "id": "r1", "tool_calls": ()}),
+    "no usage is not known": (answer_of_all(usage=False),
+        {"text": "Hi.", "input_tokens": None, "output_tokens": None}),
+    "cut off": (answer_of_all(ended="length"), {"text": "Hi.", "finish": "length"}),
+    "a refusal": (answer_of_all("No.", "refusal"), {"text": "No.", "finish": "refusal"}),
+    "filtered": (answer_of_all("", "filtered"), {"text": "", "finish": "refusal"}),
+    "ended oddly": (answer_of_all(ended="odd"), {"text": "Hi.", "finish": "unknown"}),
+    "a thought": (answer_of_all(thought="Hm"), {"text": "Hi.", "reasoning": "Hm"}),
+    "a tool": (answer_of_all("", "tools", tool="look"),
+        {"finish": "tools", "tool_calls": (CALLED,)}),
+    "too much": (({"error": {"message": f"slow, {KEY}"}}, 429), {"status": 429,
+        "wait": 3.0}),
+    "broken": ((b"oops", 500), {"status": 500}),
+    "a wrong key": (({"error": {"message": f"bad {KEY}"}}, 401), {"status": 401}),
+    "a web page": ((b"<html>log in</html>", 200), {"why": "log in"}),
+    "a web page that calls itself JSON": ((b"<html>", 200, "application/json"),
+        {"why": "Expecting value"}),
+    "half of a reply": ((b'{"choices": [', 200, "application/json"),
+        {"why": "Expecting value"}),
+    "an error within a 200": (
+        answer_of_all(**HAS_NO_REPLY, error={"code": 429, "message": "slow"}),
+        {"status": 429}),
+    "no choices": (answer_of_all(choices=[], **dict.fromkeys(("output", "content",
+        "message"))), {"why": "no reply"}),
+}  # fmt: skip
+NOT_SO = {  # where a client, or its API, has no such thing
+    ("ollama_chat", "a reply"): {"id": ""},
+    ("ollama_chat", "a refusal"): {"text": "", "finish": "stop"},
+    ("ollama_chat", "filtered"): {"finish": "stop"},
+    ("ollama_chat", "a tool"): {"tool_calls": ({**CALLED, "id": ""},)},
+    ("ollama_chat", "too much"): {"wait": None},
+    ("ollama_chat", "a web page"): {"why": "Expecting value"},
+    ("ollama_chat", "an error within a 200"): {"status": None},
+    ("ollama_chat", "no choices"): {"why": "ChatResponse"},
+    ("litellm_chat", "ended oddly"): {"finish": "stop"},
+}
+
+
+@quiet
+@pytest.mark.parametrize("situation", BY_LIBRARY)
+def test_library_makes_of_a_response(library, served, situation):
+    given, expected = BY_LIBRARY[situation]
+    body, status, kind = (*given, "text/html")[:3] if isinstance(given, tuple) else (
+        given, 200, "")
+    kind = "application/json" if isinstance(body, dict) else kind
+    for _ in range(3):
+        served.will(body, status, content_type=kind, retry_after="3")
+    expected = expected | NOT_SO.get((library.name, situation), {})
+    result = library.go(fixes=(), faults=())
+    [attempt], [_] = result.attempts, served.seen  # one request
+    outcome = attempt.reply or attempt.fault
+    if library.name != "ollama_chat":  # its client has no key
+        assert KEY not in repr(result.attempts)
+    for name, value in expected.items():
+        found = getattr(outcome, name)
+        assert found == value or (name == "why" and value in found), outcome
+
+
+@quiet
+def test_library_that_meets_no_endpoint_makes_a_fault_of_it(library):
+    result = library.go(faults=(), url="http://127.0.0.1:9/v1")
+    assert isinstance(result.attempts[0].fault, loop.CallError)
+
+
+@quiet
+def test_settings_reach_the_endpoint_by_each_library_and_a_cut_reply_gets_more(
+    library, served, tape
+):
+    served.will(answer_of_all('{"name": "A', "length"), content_type="application/json")
+    served.will(answer_of_all(PERSON), content_type="application/json")
+    task = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "?"}]
+    settings = {"max_tokens": 20, "temperature": 0.5, "top_p": None}
+    for reused in (0, 2):
+        result = library.go(
+            task, people, settings=settings, tape=loop.Tape(tape), name="r"
+        )
+        assert result.value == ADA and result.spent.reused == reused
+    assert KEY not in tape.read_text() and len(served.seen) == 2
+    for limit, (_, headers, body) in zip((20, 40), served.seen):
+        sent = body | body.get("options", {})
+        names = {"openai_responses": "max_output_tokens", "ollama_chat": "num_predict"}
+        assert sent[names.get(library.name, "max_tokens")] == limit
+        assert sent["temperature"] == 0.5 and "top_p" not in sent
+        assert body["model"] == "m" and ("Be brief." in json.dumps(body))
+        if library.name == "anthropic_chat":
+            assert body["system"] == "Be brief." and len(body["messages"]) == 1
+
+
+@quiet
+@pytest.mark.parametrize("name", [it for it in LIBRARIES if it != "ollama_chat"])
+def test_library_that_tries_again_by_itself_is_refused(name):
+    with pytest.raises(ValueError, match="tries again 2 times, unseen: .*max_retries=0"):
+        call_by_library(name, "http://127.0.0.1:9/v1", retries=2)
+
+
+@quiet
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_library_is_refused_in_the_wrong_kind_of_code_and_as_a_stream(name):
+    url = "http://127.0.0.1:9/v1"
+    with pytest.raises(loop.HookError, match="would block the event loop"):
+        asyncio.run(loop.arun("?", str, call=call_by_library(name, url)))
+    with pytest.raises(TypeError, match="is async: use arun"):
+        loop.run("?", str, call=call_by_library(name, url, True))
+    with pytest.raises(TypeError, match="stream=True"):
+        call_by_library(name, url, stream=True)
 
 
 def test_parts_work_inside_a_package_with_a_loop_of_its_own(tmp_path):

@@ -171,11 +171,13 @@ def openai_chat(client: Any, model: str, **settings: Any) -> Hook:
     """Call: openai's client, by chat completions: OpenAI(max_retries=0), AsyncOpenAI,
     AzureOpenAI or one with the base_url of another endpoint."""
 
-    def request(messages: Messages, settings: dict[str, Any]) -> dict[str, Any]:
-        return {"messages": messages, **settings}
-
     settings["model"] = model
-    return call_of(client.chat.completions.create, request, read_chat, client, settings)
+    return call_of(client, client.chat.completions.create, read_chat, settings)
+
+
+def with_messages(messages: Messages, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what a method of a client is called with."""
+    return {"messages": messages, **settings}
 
 
 def read_chat(raw: Any) -> Reply:
@@ -199,7 +201,7 @@ def openai_responses(client: Any, model: str, **settings: Any) -> Hook:
         return {"input": messages, **settings}
 
     settings["model"] = model
-    return call_of(client.responses.create, request, read_response, client, settings)
+    return call_of(client, client.responses.create, read_response, settings, request)
 
 
 def read_response(raw: Any) -> Reply:
@@ -232,7 +234,7 @@ def anthropic_chat(client: Any, model: str, max_tokens: int, **settings: Any) ->
         return {"messages": others, **head, **settings}
 
     settings.update(model=model, max_tokens=max_tokens)
-    return call_of(client.messages.create, request, read_message, client, settings)
+    return call_of(client, client.messages.create, read_message, settings, request)
 
 
 def read_message(raw: Any) -> Reply:
@@ -254,28 +256,26 @@ def litellm_chat(completion: Hook, model: str, **settings: Any) -> Hook:
     """Call: litellm.completion or litellm.acompletion, without its retries. It prints
     advice on stdout where a call fails: set litellm.suppress_debug_info = True."""
 
-    def request(messages: Messages, settings: dict[str, Any]) -> dict[str, Any]:
-        return {"messages": messages, **settings, "max_retries": 0, "num_retries": 0}
-
-    settings["model"] = model
-    return call_of(completion, request, read_chat, None, settings)
+    # What litellm.num_retries says would win over a num_retries=0 here.
+    settings.setdefault(
+        "num_retries", getattr(sys.modules.get("litellm"), "num_retries", None)
+    )
+    settings.update(model=model, max_retries=0)
+    return call_of(None, completion, read_chat, settings)
 
 
 def ollama_chat(client: Any, model: str, **settings: Any) -> Hook:
-    """Call: ollama.Client().chat, or that of an AsyncClient. Settings that it does not
-    know (temperature, seed, num_ctx ...) go into its options, max_tokens as
+    """Call: ollama.Client().chat, or that of an AsyncClient. What it does not take by
+    itself (temperature, seed, num_ctx ...) goes into its options, max_tokens as
     num_predict."""
-    known = signature(client.chat).parameters
 
     def request(messages: Messages, settings: dict[str, Any]) -> dict[str, Any]:
-        options = dict(settings.pop("options", {}))
-        for name in settings.keys() - known:
-            option = "num_predict" if name == "max_tokens" else name
-            options[option] = settings.pop(name)
-        return {"messages": messages, "options": options, **settings}
+        if "max_tokens" in settings:
+            settings["num_predict"] = settings.pop("max_tokens")
+        return {"messages": messages, **settings}
 
     settings["model"] = model
-    return call_of(client.chat, request, read_ollama, client, settings)
+    return call_of(client, client.chat, read_ollama, settings, request, "options")
 
 
 def read_ollama(raw: Any) -> Reply:
@@ -311,10 +311,16 @@ FINISH = {  # how a reply ended, in the words of each API; all others are unknow
 
 
 def call_of(
-    create: Hook, request: Hook, read: Hook, client: Any, settings: dict[str, Any]
+    client: Any,
+    create: Hook,
+    read: Hook,
+    settings: dict[str, Any],
+    request: Hook = with_messages,
+    others: str = "extra_body",
 ) -> Hook:
     """Return the call that sends request(messages, settings) by a client's method, and
-    returns read(response); async where the method is.
+    returns read(response); async where the method is. What the method does not take
+    goes into its argument `others`, as fix-ups may set a seed or a temperature.
 
     Raises ValueError where the client retries: such requests would be neither counted
     nor limited. Raises TypeError for stream=True.
@@ -327,10 +333,16 @@ def call_of(
         raise TypeError("stream=True: this call waits for the whole reply")
     keys = [getattr(client, name, None) for name in ("api_key", "auth_token")]
     secrets = [it for it in (*keys, settings.get("api_key")) if isinstance(it, str)]
+    known = signature(create).parameters
 
     def arguments(messages: Messages, changed: dict[str, Any]) -> Any:
         merged = settings | changed
-        return request(messages, {k: it for k, it in merged.items() if it is not None})
+        given = {name: it for name, it in merged.items() if it is not None}
+        given = request(messages, given)
+        if not any(it.kind is it.VAR_KEYWORD for it in known.values()):
+            odd = {name: given.pop(name) for name in given.keys() - known}
+            given[others] = {**given.get(others, {}), **odd}
+        return given
 
     def call(messages: Messages, **changed: Any) -> Reply:
         began = time.monotonic()
@@ -498,3 +510,78 @@ def gen_ai(known: dict[str, Any]) -> dict[str, Any]:
 def number_of(event: dict[str, Any]) -> dict[str, Any]:
     """Return which request of its run an event is about, and the hook that asked."""
     return {"loop.n": event["n"], "loop.hook": event["hook"]}
+
+
+if __name__ == "__main__":
+    import argparse
+    import os
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from importlib import import_module
+
+    shape = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # do not fetch it
+
+    broken, person = '{"name": "Ada" "age": 36}', json_with(name=str, age=int)
+    message = {"role": "assistant", "content": broken}
+    block = {"type": "text", "text": broken}
+    # What each of the clients reads of a response; the rest does not matter to it.
+    body: dict[str, Any] = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    body |= {"output": [{"type": "message", "content": [block]}], "status": "completed"}
+    body |= {"content": [block], "stop_reason": "end_turn"}
+    body |= {"message": message, "done_reason": "stop"}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    openai: dict[str, Any] = {"base_url": f"{url}/v1", "api_key": "none"}
+
+    def result(judge: Hook, call: Hook = scripted(broken), **options: Any) -> Any:
+        return run("Who?", judge, call=call, **{"fixes": ()} | options)
+
+    def traced(sdk: Any) -> str:
+        result(person, watch=spans(sdk.TracerProvider().get_tracer("demo")))
+        return "spans are made"
+
+    def try_openai(package: Any) -> list[Any]:
+        client = package.OpenAI(**openai, max_retries=0)
+        return [result(str, it(client, "m")) for it in (openai_chat, openai_responses)]
+
+    shown: dict[str, Hook] = {
+        "pydantic": lambda it: result(it.TypeAdapter(list[int]).validate_json),
+        "jsonschema": lambda _: result(
+            json_by_schema({"required": ["age"]}), scripted('{"name": "Ada"}')
+        ),
+        "json_repair": lambda _: result(
+            person, fixes=[*REPAIRS, json_repaired, *RE_ASKS]
+        ),
+        "openai": try_openai,
+        "anthropic": lambda it: result(
+            str,
+            anthropic_chat(
+                it.Anthropic(base_url=url, api_key="none", max_retries=0), "m", 99
+            ),
+        ),
+        "ollama": lambda it: result(str, ollama_chat(it.Client(url), "m")),
+        "litellm": lambda it: result(
+            str, litellm_chat(it.completion, "openai/m", **openai)
+        ),
+        "opentelemetry.sdk.trace": traced,
+    }
+    for name, show in shown.items():
+        try:
+            print(f"{name}: {show(import_module(name))}")
+        except ImportError:
+            print(f"{name}: not installed")
