@@ -89,7 +89,6 @@ def json_by_schema(schema: Any) -> Hook:
     nowhere, or to another machine, HookError when a reply gets there. The score is
     minus the number of errors. As jsonschema does, it takes "format" for a comment.
     """
-    from jsonschema.exceptions import best_match
     from jsonschema.validators import Draft202012Validator, validator_for
     from referencing import Registry
     from referencing.exceptions import Unresolvable
@@ -104,8 +103,7 @@ def json_by_schema(schema: Any) -> Hook:
             errors = list(validator.iter_errors(value))
         except Unresolvable as error:
             raise HookError(f"the schema is wrong: {describe(error)}") from error
-        # Of an anyOf, what is wrong with the branch that fits best.
-        wrong = sorted(line_of_error(best_match([error])) for error in errors)
+        wrong = sorted(map(line_of_error, errors))
         if wrong:
             more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
             why = "; ".join(wrong[:4]) + more
@@ -116,7 +114,9 @@ def json_by_schema(schema: Any) -> Hook:
 
 
 def line_of_error(error: Any) -> str:
-    """Return jsonschema's error as "path: message", without a dump of the value."""
+    """Return jsonschema's error as "path: message", with no long value in it."""
+    if error.context:  # of an anyOf: what is wrong by each of its schemas
+        return " or ".join(map(line_of_error, error.context[:3]))
     found = repr(error.instance)
     message = error.message.replace(found, short_json(error.instance))
     if len(message) > 120:  # of a long enum, say
@@ -385,7 +385,7 @@ def faults_of_client(secrets: Sequence[str]) -> Iterator[None]:
 
 def reply_in(response: Any, read: Hook, began: float) -> Reply:
     """Return the reply in a client's response. Raise CallError where there is none: an
-    error in a 200, say, or the web page of a proxy, of which clients return the text."""
+    error in a 200, say, or the web page of a proxy, whose text clients return."""
     raw: Any = response
     try:
         raw = response.model_dump(mode="json", warnings=False)
@@ -434,7 +434,7 @@ class spans:
 
     def start(self, event: dict[str, Any], run: str) -> None:
         known = {"operation.name": "invoke_workflow", "provider.name": self.provider}
-        facts = gen_ai(known) | {"loop.run": run}  # or event["task"]
+        facts = gen_ai(known) | {"loop.run": run, "loop.call": event["call"]}
         self.runs[run] = self.tracer.start_span("invoke_workflow", attributes=facts)
 
     def sent(self, event: dict[str, Any], run: str) -> None:
