@@ -523,14 +523,16 @@ if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # do not fetch it
 
-    broken, person = '{"name": "Ada" "age": 36}', json_with(name=str, age=int)
-    message = {"role": "assistant", "content": broken}
-    block = {"type": "text", "text": broken}
+    text = '{"name": "Ada", "age": 36}'
+    answer, block = (
+        {"role": "assistant", "content": text},
+        {"type": "text", "text": text},
+    )
     # What each of the clients reads of a response; the rest does not matter to it.
-    body: dict[str, Any] = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    body: dict[str, Any] = {"choices": [{"message": answer, "finish_reason": "stop"}]}
     body |= {"output": [{"type": "message", "content": [block]}], "status": "completed"}
     body |= {"content": [block], "stop_reason": "end_turn"}
-    body |= {"message": message, "done_reason": "stop"}
+    body |= {"message": answer, "done_reason": "stop"}
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -546,42 +548,38 @@ if __name__ == "__main__":
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
-    openai: dict[str, Any] = {"base_url": f"{url}/v1", "api_key": "none"}
+    v1: dict[str, Any] = {"base_url": f"{url}/v1", "api_key": "none", "max_retries": 0}
+    root = v1 | {"base_url": url}
+    broken, schema = scripted('{"name": "Ada" "age": 36}'), {"required": ["city"]}
+    fixes = [*REPAIRS, json_repaired, *RE_ASKS]
 
-    def result(judge: Hook, call: Hook = scripted(broken), **options: Any) -> Any:
-        return run("Who?", judge, call=call, **{"fixes": ()} | options)
+    def traced(sdk: Any) -> Hook:
+        return spans(sdk.TracerProvider().get_tracer("demo"))
 
-    def traced(sdk: Any) -> str:
-        result(person, watch=spans(sdk.TracerProvider().get_tracer("demo")))
-        return "spans are made"
+    def ask(call: Hook, judge: Hook = json_with(name=str), **options: Any) -> Any:
+        return run("Who?", judge, call=call, **options)
 
-    def try_openai(package: Any) -> list[Any]:
-        client = package.OpenAI(**openai, max_retries=0)
-        return [result(str, it(client, "m")) for it in (openai_chat, openai_responses)]
-
-    shown: dict[str, Hook] = {
-        "pydantic": lambda it: result(it.TypeAdapter(list[int]).validate_json),
-        "jsonschema": lambda _: result(
-            json_by_schema({"required": ["age"]}), scripted('{"name": "Ada"}')
+    shown: dict[str, Hook] = {  # with a package, what it gives
+        "pydantic": lambda it: ask(
+            broken, it.TypeAdapter(object).validate_json, fixes=()
         ),
-        "json_repair": lambda _: result(
-            person, fixes=[*REPAIRS, json_repaired, *RE_ASKS]
+        "jsonschema": lambda _: ask(scripted(text), json_by_schema(schema), fixes=()),
+        "json_repair": lambda _: ask(
+            scripted('{"name": "Ada" "age": 36}'), fixes=fixes
         ),
-        "openai": try_openai,
-        "anthropic": lambda it: result(
-            str,
-            anthropic_chat(
-                it.Anthropic(base_url=url, api_key="none", max_retries=0), "m", 99
-            ),
-        ),
-        "ollama": lambda it: result(str, ollama_chat(it.Client(url), "m")),
-        "litellm": lambda it: result(
-            str, litellm_chat(it.completion, "openai/m", **openai)
-        ),
-        "opentelemetry.sdk.trace": traced,
+        "openai": lambda it: [
+            ask(openai_chat(it.OpenAI(**v1), "m")),
+            ask(openai_responses(it.OpenAI(**v1), "m")),
+        ],
+        "anthropic": lambda it: ask(anthropic_chat(it.Anthropic(**root), "m", 99)),
+        "litellm": lambda it: ask(litellm_chat(it.completion, "openai/m", **v1)),
+        "ollama": lambda it: ask(ollama_chat(it.Client(url), "m")),
+        "opentelemetry.sdk.trace": lambda it: ask(scripted(text), watch=traced(it)),
     }
     for name, show in shown.items():
         try:
-            print(f"{name}: {show(import_module(name))}")
+            package = import_module(name)
         except ImportError:
             print(f"{name}: not installed")
+        else:
+            print(f"{name}: {show(package)}")
