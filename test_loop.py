@@ -3960,7 +3960,7 @@ BY_LIBRARY = {  # what the endpoint answers, and the Reply or CallError that it 
     "half of a reply": ((b'{"choices": [', 200, "application/json"),
         {"why": "Expecting value"}),
     "an error within a 200": (
-        answer_of_all(**HAS_NO_REPLY, error={"code": 429, "message": "slow"}),
+        answer_of_all(**HAS_NO_REPLY, error={"code": 429, "message": KEY}),
         {"status": 429}),
     "no choices": (answer_of_all(choices=[], **dict.fromkeys(("output", "content",
         "message"))), {"why": "no reply"}),
@@ -4030,11 +4030,15 @@ def test_settings_reach_the_endpoint_by_each_library_and_a_cut_reply_gets_more(
 
 
 @pytest.mark.parametrize("name", [it for it in LIBRARIES if it != "ollama_chat"])
-def test_library_that_tries_again_by_itself_is_refused(name):
+def test_library_that_tries_again_by_itself_is_refused(monkeypatch, name):
     with pytest.raises(
         ValueError, match="tries again 2 times, unseen: .*max_retries=0"
     ):
         call_by_library(name, "http://127.0.0.1:9/v1", retries=2)
+    if name == "litellm_chat":
+        monkeypatch.setattr("litellm.num_retries", 2)
+        with pytest.raises(ValueError, match="tries again 2 times"):
+            call_by_library(name, "http://127.0.0.1:9/v1")
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -4329,7 +4333,7 @@ def test_parts_work_inside_a_package_with_a_loop_of_its_own(tmp_path):
         module = f"app.vendor.{path.stem}"
         code = f"import {module}, sys; print('loop' in sys.modules)"
         assert python("-W", "error", "-c", code, **where) == "False\n"
-        assert python("-W", "error", "-m", module, **where)  # its demo, which prints
+        assert python("-W", "error", "-m", module, "--help", **where)
 
 
 # 12. The examples ---------------------------------------------------------------------
@@ -4477,6 +4481,13 @@ EXAMPLES_AT_WORK = {
         "parts/more_fixes.py",
         [],
         r"\['rename_parameter'\]\n.*\['unwrapped'\]\n.*accepted",
+    ),
+    "which libraries are installed, and what each of them gives": (
+        "parts/libraries.py",
+        [],
+        r"pydantic: .*Invalid JSON.*\njsonschema: (not installed|.*'city' is a req).*\n"
+        r"json_repair: (not installed|.*\"age\": 36.*accepted).*\n"
+        r"(\w+: (not installed|.*accepted).*\n){4}opentelemetry",
     ),
 }  # fmt: skip
 

@@ -170,7 +170,6 @@ def words_of(text: str) -> list[str]:
 def openai_chat(client: Any, model: str, **settings: Any) -> Hook:
     """Call: openai's client, by chat completions: OpenAI(max_retries=0), AsyncOpenAI,
     AzureOpenAI or one with the base_url of another endpoint."""
-
     settings["model"] = model
     return call_of(client, client.chat.completions.create, read_chat, settings)
 
@@ -201,7 +200,9 @@ def openai_responses(client: Any, model: str, **settings: Any) -> Hook:
         return {"input": messages, **settings}
 
     settings["model"] = model
-    return call_of(client, client.responses.create, read_response, settings, request)
+    return call_of(
+        client, client.responses.create, read_response, settings, request=request
+    )
 
 
 def read_response(raw: Any) -> Reply:
@@ -217,7 +218,7 @@ def read_response(raw: Any) -> Reply:
             calls.append(tool_call(item["call_id"], item["name"], item["arguments"]))
     flag = get_path(str, raw, "incomplete_details", "reason") or raw["status"]
     if flag in ("failed", "cancelled"):
-        raise KeyError(flag)
+        raise KeyError("output")  # there is none, whatever stands there
     used = tokens_of(raw, "usage", "input_tokens", "output_tokens")
     flag = "refusal" if refusal else flag
     return Reply(text or refusal, flag, thought, tuple(calls), *used)
@@ -234,7 +235,9 @@ def anthropic_chat(client: Any, model: str, max_tokens: int, **settings: Any) ->
         return {"messages": others, **head, **settings}
 
     settings.update(model=model, max_tokens=max_tokens)
-    return call_of(client, client.messages.create, read_message, settings, request)
+    return call_of(
+        client, client.messages.create, read_message, settings, request=request
+    )
 
 
 def read_message(raw: Any) -> Reply:
@@ -255,12 +258,9 @@ def read_message(raw: Any) -> Reply:
 def litellm_chat(completion: Hook, model: str, **settings: Any) -> Hook:
     """Call: litellm.completion or litellm.acompletion, without its retries. It prints
     advice on stdout where a call fails: set litellm.suppress_debug_info = True."""
-
-    # What litellm.num_retries says would win over a num_retries=0 here.
-    settings.setdefault(
-        "num_retries", getattr(sys.modules.get("litellm"), "num_retries", None)
-    )
-    settings.update(model=model, max_retries=0)
+    # litellm.num_retries would win over num_retries=0.
+    tries = getattr(sys.modules.get("litellm"), "num_retries", None)
+    settings = {"num_retries": tries, **settings, "model": model, "max_retries": 0}
     return call_of(None, completion, read_chat, settings)
 
 
@@ -275,7 +275,9 @@ def ollama_chat(client: Any, model: str, **settings: Any) -> Hook:
         return {"messages": messages, **settings}
 
     settings["model"] = model
-    return call_of(client, client.chat, read_ollama, settings, request, "options")
+    return call_of(
+        client, client.chat, read_ollama, settings, request=request, others="options"
+    )
 
 
 def read_ollama(raw: Any) -> Reply:
@@ -303,11 +305,11 @@ def tool_call(id: str, name: str, arguments: str) -> dict[str, Any]:
     return {"id": id, "type": "function", "function": function}
 
 
-FINISH = {  # how a reply ended, in the words of each API; all others are unknown
-    "stop": ("stop", "completed", "end_turn", "stop_sequence"),
-    "length": ("length", "max_tokens", "max_output_tokens"),
-    "refusal": ("refusal", "content_filter"),
-}
+# How a reply ended, in the words of each API; any other is unknown.
+FINISH = dict.fromkeys(("stop", "completed", "end_turn", "stop_sequence"), "stop")
+FINISH |= dict.fromkeys(("length", "max_tokens", "max_output_tokens"), "length")
+FINISH |= {"model_context_window_exceeded": "length"}
+FINISH |= {"refusal": "refusal", "content_filter": "refusal"}
 
 
 def call_of(
@@ -315,6 +317,7 @@ def call_of(
     create: Hook,
     read: Hook,
     settings: dict[str, Any],
+    *,
     request: Hook = with_messages,
     others: str = "extra_body",
 ) -> Hook:
@@ -348,13 +351,13 @@ def call_of(
         began = time.monotonic()
         with faults_of_client(secrets):
             response = create(**arguments(messages, changed))
-        return reply_in(response, read, began)
+            return reply_in(response, read, began)
 
     async def acall(messages: Messages, **changed: Any) -> Reply:
         began = time.monotonic()
         with faults_of_client(secrets):
             response = await create(**arguments(messages, changed))
-        return reply_in(response, read, began)
+            return reply_in(response, read, began)
 
     is_async = iscoroutinefunction(unwrap(create))
     chosen: Any = acall if is_async else call
@@ -396,9 +399,7 @@ def reply_in(response: Any, read: Hook, began: float) -> Reply:
         why = f"the response has no reply: check base_url: {why[:300]}"
         status = code if type(code) is int and 100 <= code < 600 else None
         raise CallError(why, status, code if type(code) is str else "") from None
-    finish = "unknown"
-    for word, flags in FINISH.items():
-        finish = word if reply.finish in flags else finish
+    finish = FINISH.get(reply.finish, "unknown")
     if reply.tool_calls and finish not in ("length", "refusal"):
         finish = "tools"
     model, id = get_path(str, raw, "model") or "", get_path(str, raw, "id") or ""
@@ -550,18 +551,18 @@ if __name__ == "__main__":
     url = f"http://127.0.0.1:{server.server_port}"
     v1: dict[str, Any] = {"base_url": f"{url}/v1", "api_key": "none", "max_retries": 0}
     root = v1 | {"base_url": url}
-    broken, schema = scripted('{"name": "Ada" "age": 36}'), {"required": ["city"]}
+    broken, schema = '{"name": "Ada" "age": 36}', {"required": ["city"]}
     fixes = [*REPAIRS, json_repaired, *RE_ASKS]
 
     def traced(sdk: Any) -> Hook:
         return spans(sdk.TracerProvider().get_tracer("demo"))
 
-    def ask(call: Hook, judge: Hook = json_with(name=str), **options: Any) -> Any:
-        return run("Who?", judge, call=call, **options)
+    def ask(call: Hook, judge: Hook | None = None, **options: Any) -> Any:
+        return run("Who?", judge or json_with(name=str), call=call, **options)
 
     shown: dict[str, Hook] = {  # with a package, what it gives
         "pydantic": lambda it: ask(
-            broken, it.TypeAdapter(object).validate_json, fixes=()
+            scripted(broken), it.TypeAdapter(object).validate_json, fixes=()
         ),
         "jsonschema": lambda _: ask(scripted(text), json_by_schema(schema), fixes=()),
         "json_repair": lambda _: ask(
