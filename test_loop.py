@@ -3848,6 +3848,7 @@ def call_by_library(name, url, is_async=False, retries=0, **settings):
     if name == "ollama_chat":
         client = getattr(package, f"{kind}Client")(root)
     elif name == "anthropic_chat":
+        options["auth_token"] = options.pop("api_key")
         client = getattr(package, f"{kind}Anthropic")(base_url=root, **options)
         settings = {"max_tokens": 9} | settings
     else:
@@ -3931,6 +3932,7 @@ def answer_of_all(text="Hi.", ended="stop", usage=True, thought="", tool=None, *
     if usage:
         body["usage"] = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         body["usage"] |= {"input_tokens": 7, "output_tokens": 3}
+        body["usage"] |= {"cache_read_input_tokens": 2}  # Anthropic's, not in the 7
         body |= {"prompt_eval_count": 7, "eval_count": 3}
     return body | more
 
@@ -3967,6 +3969,7 @@ BY_LIBRARY = {  # what the endpoint answers, and the Reply or CallError that it 
 }  # fmt: skip
 NOT_SO = {  # where a client, or its API, has no such thing
     ("ollama_chat", "a reply"): {"id": ""},
+    ("anthropic_chat", "a reply"): {"input_tokens": 9},
     ("ollama_chat", "a refusal"): {"text": "", "finish": "stop"},
     ("ollama_chat", "filtered"): {"finish": "stop"},
     ("ollama_chat", "a tool"): {"tool_calls": ({**CALLED, "id": ""},)},
@@ -3991,6 +3994,7 @@ def test_library_makes_of_a_response(library, served, situation):
     result = library.go(fixes=(), faults=())
     [attempt], [_] = result.attempts, served.seen  # one request
     outcome = attempt.reply or attempt.fault
+    assert attempt.fault or outcome.seconds > 0
     if library.name != "ollama_chat":  # its client has no key
         assert KEY not in repr(result.attempts)
     for name, value in expected.items():
@@ -4013,6 +4017,8 @@ def test_settings_reach_the_endpoint_by_each_library_and_a_cut_reply_gets_more(
         {"role": "user", "content": "?"},
     ]
     settings = {"max_tokens": 20, "temperature": 0.5, "top_p": None}
+    others = "options" if library.name == "ollama_chat" else "extra_body"
+    settings[others] = {"num_ctx": 512}
     for reused in (0, 2):
         result = library.go(
             task, people, settings=settings, tape=loop.Tape(tape), name="r"
@@ -4024,6 +4030,7 @@ def test_settings_reach_the_endpoint_by_each_library_and_a_cut_reply_gets_more(
         names = {"openai_responses": "max_output_tokens", "ollama_chat": "num_predict"}
         assert sent[names.get(library.name, "max_tokens")] == limit
         assert sent["temperature"] == 0.5 and "top_p" not in sent
+        assert sent["num_ctx"] == 512
         assert body["model"] == "m" and ("Be brief." in json.dumps(body))
         if library.name == "anthropic_chat":
             assert body["system"] == "Be brief." and len(body["messages"]) == 1
@@ -4050,6 +4057,18 @@ def test_library_is_refused_in_the_wrong_kind_of_code_and_as_a_stream(name):
         loop.run("?", str, call=call_by_library(name, url, True))
     with pytest.raises(TypeError, match="stream=True"):
         call_by_library(name, url, stream=True)
+
+
+def test_library_makes_a_fault_of_a_response_that_failed_and_no_key_of_a_word(served):
+    openai = pytest.importorskip("openai")
+    why = {"code": "server_error", "message": "some of it"}
+    body = answer_of_all(status="failed", error=why)
+    served.will(body, content_type="application/json")
+    with openai.OpenAI(base_url=served.url, api_key="some", max_retries=0) as client:
+        call = libraries.openai_responses(client, "m")
+        result = loop.run("?", str, call=call, faults=())
+    assert result.attempts[0].fault.code == "server_error"
+    assert "some of it" in result.why
 
 
 def test_library_litellm_does_the_same_in_a_process_of_its_own():
@@ -4228,6 +4247,7 @@ def test_spans_say_what_each_request_was_and_have_no_text(go, traced):
     }
     assert facts.items() <= answered.attributes.items()
     assert "gen_ai.usage.input_tokens" not in unknown.attributes
+    assert "gen_ai.response.id" not in unknown.attributes
     happened = [
         (it.name, it.attributes["loop.n"], it.attributes.get("loop.fix"),
             it.attributes.get("gen_ai.evaluation.score.label"))
