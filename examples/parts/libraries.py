@@ -25,8 +25,9 @@ Imports stand within the functions, so that this file needs none of these packag
 your own file, move them to its top. Run this file to see those at work that are
 installed, offline. To install them all:
 
-    uv run --with openai --with anthropic --with litellm --with ollama --with jsonschema
-        --with json-repair --with opentelemetry-sdk --with pydantic libraries.py
+    uv run --with openai --with anthropic --with litellm --with ollama \\
+        --with jsonschema --with json-repair --with opentelemetry-sdk \\
+        --with pydantic examples/parts/libraries.py
 
 Promised: one HTTP request for each call; a Reply, or a CallError that says what came in
 its place; no key in settings or, where the client has it as api_key, in an error; no
