@@ -4057,6 +4057,7 @@ def test_library_is_refused_in_the_wrong_kind_of_code_and_as_a_stream(name):
         loop.run("?", str, call=call_by_library(name, url, True))
     with pytest.raises(TypeError, match="stream=True"):
         call_by_library(name, url, stream=True)
+    assert KEY not in repr(call_by_library(name, url).settings)
 
 
 def test_library_makes_a_fault_of_a_response_that_failed_and_no_key_of_a_word(served):
