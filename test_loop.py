@@ -984,6 +984,7 @@ def load_part(name):
 
 
 judges = load_part("judges")
+libraries = load_part("libraries")
 ADA = json.loads(PERSON)
 ARTICLE = "The museum\u00a0opened on \u201cFriday\u201d, it\u2019s \ufb01ne \u00e9."
 ECHO = "Give the name and age of the person in this sentence as JSON."
@@ -1295,7 +1296,7 @@ class leaves:
 
 
 # The special cases: first those of loop.py in the order of FIXES, then `escalate`, then
-# those of FAULTS; at last those of examples/parts/more_fixes.py. A row is a claim, the
+# those of FAULTS; at last those of examples/parts (more_fixes.py, libraries.py). A row is a claim, the
 # reply or fault that shows it (or several, in order), and what the fix-up does about
 # it, or the value that is made of it. `pytest -k think_tags -v` prints the claims about
 # think_tags. Where a case was reported, its docstring says.
@@ -1755,9 +1756,57 @@ CASES = {
         ("stops where the person types nothing but spaces", REFUSAL,
             stops("the person gave no answer; at last: ")),
     ],
+
+    # Those of libraries.py.
+    case(libraries.json_repaired, judge=any_root): [
+        ("puts in a comma that is missing", '{"a": 1 "b": None}',
+            {"a": 1, "b": None}),
+        ("keeps quotation marks in a string", 'So: {"a": "He said "hi" to me"} OK',
+            {"a": 'He said "hi" to me'}),
+        ("repairs JSON in a code block", '```json\n{"a": ["x" "it\'s"]}\n```',
+            {"a": ["x", "it's"]}),
+        ("puts records into one list", '[{"a": 1} {"a": 2}]', [{"a": 1}, {"a": 2}]),
+        ("completes no boolean that is cut off", '{"ok": tru', SILENT),
+        ("takes no number that may be cut off for a whole one", '{"a": 1 "b": 12', SILENT),
+        ("invents no value", '{"items":[{"x":1},{"x":2},{"x":', SILENT),
+        ("fills no gap", '{"a": "b", "c": }', SILENT),
+        ("drops no key", '{"a": 1 "b"}', SILENT),
+        ("makes no text of NaN", '{"a": 1 "n": NaN}', SILENT),
+        ("makes no text of a number", '{"a": 1,, "b": 2}', SILENT),
+        ("splits no text", '["samsung 32" display"]', SILENT),
+        ("takes no two texts for one", '{"a": "x" "y", "b": 2}', SILENT),
+        ("chooses none of several values", '{"a": 1 "a": 2}', SILENT),
+        ("leaves a whole piece to json_slips", 'Use {name} as in {"name": "x"}',
+            leaves({"name": "x"})),
+        ("finds nothing in prose", "I think the answer is 42 [see above].", SILENT),
+        ("makes no list of citations", "It is so [1] [2].", SILENT),
+        ("stays silent where the reply was cut off", cut('{"a": 1 "b": 2}'), SILENT),
+        ("stays silent about a text that would take it a second",
+            '{"a": "' + ' "a "b' * 1000 + '"}', SILENT),
+    ],
+    case(libraries.json_repaired, judge=people): [
+        ("leaves JSON that is whole", '{"x": 1}', SILENT),
+    ],
+    case(libraries.json_repaired, max_tokens=9): [
+        ("stays silent where as many tokens came as were allowed",
+            loop.Reply('{"a": 1 "b": 2}', output_tokens=9), SILENT),
+    ],
 }  # fmt: skip
+PARTS = {it.__name__: it for it in (more_fixes, libraries)}
+NAMES = vars(loop) | {
+    name: it for part in PARTS.values() for name, it in vars(part).items()
+}
+NEEDS = {"json_repaired": "json_repair", "json_by_schema": "jsonschema"}
+
+
+def needed(name):
+    """The mark of a row that needs a package."""
+    missing = name in NEEDS and find_spec(NEEDS[name]) is None
+    return [pytest.mark.skip(reason=f"needs {NEEDS[name]}")] if missing else []
+
+
 ROWS = [
-    pytest.param(it, given, expected, id=f"{it.name}: {words}")
+    pytest.param(it, given, expected, id=f"{it.name}: {words}", marks=needed(it.name))
     for it, rows in CASES.items()
     for words, given, expected in rows
 ]
@@ -1765,7 +1814,7 @@ ROWS = [
 
 def doc_of(it):
     """Return the docstring of a fix-up, or of what made it, with single spaces."""
-    return " ".join((vars(loop) | vars(more_fixes))[it.name].__doc__.split())
+    return " ".join(NAMES[it.name].__doc__.split())
 
 
 def hooks_of(it, call):
@@ -1773,7 +1822,7 @@ def hooks_of(it, call):
     at "Place:" in its docstring, or else none, for the defaults."""
     place = re.search(r"Place.*?: (\w+=\[.*?\])[.;]", doc_of(it))
     lists = it.lists or (place[1] if place else "")
-    names = vars(loop) | vars(more_fixes) | {"fix": it.fix}
+    names = NAMES | {"fix": it.fix}
     names |= {name: named(name, call) for name in ("big", "other")}
     return eval(f"dict({lists.replace(f'{it.name}(...)', 'fix')})", names)
 
@@ -1826,10 +1875,12 @@ def test_special_case(it, given, expected, monkeypatch):
 def test_table_has_each_special_case_in_its_order():
     parts = [
         name
-        for name, it in vars(more_fixes).items()
+        for part in PARTS.values()
+        for name, it in vars(part).items()
         if inspect.isfunction(it)
-        and it.__module__ == "more_fixes"
+        and it.__module__ == part.__name__
         and re.search(r"\b(Hook|Ask|Use|Stop)\b", it.__annotations__["return"])
+        and (part is more_fixes or "Place" in it.__doc__)
     ]
     fixes, faults = ([fix.__name__ for fix in it] for it in (loop.FIXES, loop.FAULTS))
     names = [*dict.fromkeys(it.name for it in CASES)]
@@ -5104,6 +5155,518 @@ def test_anthropics_own_client_sends_the_same_turn_back(served):
     assert bodies[:2] == bodies[2:]
 
 
+# libraries.py: each with the real package, where it is installed
+
+KEY = "sk-of-the-libraries"
+LIBRARIES = ["openai_chat", "openai_responses", "anthropic_chat", "ollama_chat"]
+if os.environ.get("LOOP_LITELLM"):  # it leaves much behind in a process
+    LIBRARIES = ["litellm_chat"]
+
+
+def call_by_library(name, url, is_async=False, retries=0, **settings):
+    """Return a call of libraries.py that asks this endpoint for the model m."""
+    package = pytest.importorskip(name.partition("_")[0])
+    options, kind = {"api_key": KEY, "max_retries": retries}, "Async" * is_async
+    root = url.removesuffix("/v1")
+    if name == "litellm_chat":
+        package.suppress_debug_info = True
+        send = package.acompletion if is_async else package.completion
+        settings |= {"api_base": url, "api_key": KEY}
+        settings |= {"num_retries": retries} if retries else {}
+        return libraries.litellm_chat(send, "openai/m", **settings)
+    if name == "ollama_chat":
+        client = getattr(package, f"{kind}Client")(root)
+    elif name == "anthropic_chat":
+        options["auth_token"] = options.pop("api_key")
+        client = getattr(package, f"{kind}Anthropic")(base_url=root, **options)
+        settings = {"max_tokens": 9} | settings
+    else:
+        client = getattr(package, f"{kind}OpenAI")(base_url=url, **options)
+    call = getattr(libraries, name)(client, "m", **settings)
+    call.close = client.close
+    return call
+
+
+@pytest.fixture(params=[f"{name} {go}" for name in LIBRARIES for go in ("run", "arun")])
+def library(request, served, monkeypatch):
+    """library.name; library.go(ask, judge ...) -> Result, by its call."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it fetches one
+    name, way = request.param.split()
+
+    def go(ask="hi", judge=str, *, url=served.url, settings=None, **options):
+        call = call_by_library(name, url, way == "arun", **(settings or {}))
+        close = getattr(call, "close", None)
+
+        async def ago():
+            try:
+                return await loop.arun(ask, judge, call=call, **options)
+            finally:
+                if close:
+                    await close()
+
+        if way == "arun":
+            return asyncio.run(ago())
+        try:
+            return loop.run(ask, judge, call=call, **options)
+        finally:
+            if close:
+                close()
+
+    return SimpleNamespace(name=name, go=go)
+
+
+def answer_of_all(text="Hi.", ended="stop", usage=True, thought="", tool=None, **more):
+    """The body of a response that has what each of the clients looks for."""
+    refusal = text if ended == "refusal" else None
+    message = {"role": "assistant", "content": None if refusal else text}
+    message |= {"refusal": refusal} if refusal else {}
+    text_block = {"type": "output_text", "text": text, "annotations": []}
+    part = {"type": "refusal", "refusal": text} if refusal else text_block
+    output = [{"type": "message", "id": "o1", "role": "assistant", "content": [part]}]
+    content = [{"type": "text", "text": text}]
+    chat_message = dict(message)
+    if thought:
+        summary = [{"type": "summary_text", "text": thought}]
+        output.insert(0, {"type": "reasoning", "id": "o0", "summary": summary})
+        content.insert(0, {"type": "thinking", "thinking": thought, "signature": ""})
+        message |= {"reasoning_content": thought}
+        chat_message |= {"thinking": thought}
+    if tool:
+        function = {"name": tool, "arguments": '{"n": 1}'}
+        item = {"type": "function_call", "id": "o2", "call_id": "c1", **function}
+        output.append(item)
+        content.append(
+            {"type": "tool_use", "id": "c1", "name": tool, "input": {"n": 1}}
+        )
+        message |= {
+            "tool_calls": [{"id": "c1", "type": "function", "function": function}]
+        }
+        called = {"name": tool, "arguments": {"n": 1}}
+        chat_message |= {"tool_calls": [{"function": called}]}
+    flags = {  # of a chat completion, the Responses API, Anthropic and Ollama
+        "stop": ("stop", "completed", "end_turn", "stop"),
+        "length": ("length", "incomplete", "max_tokens", "length"),
+        "refusal": ("stop", "completed", "refusal", "stop"),
+        "filtered": ("content_filter", "incomplete", "refusal", "stop"),
+        "tools": ("tool_calls", "completed", "tool_use", "stop"),
+        "odd": ("odd", "queued", "pause_turn", "load"),
+    }[ended]
+    reason = {"length": "max_output_tokens", "filtered": "content_filter"}.get(ended)
+    body = {"id": "r1", "model": "m1", "status": flags[1], "output": output}
+    choice = {"index": 0, "message": message, "finish_reason": flags[0]}
+    body |= {"choices": [choice], "type": "message", "role": "assistant"}
+    body |= {"incomplete_details": {"reason": reason} if reason else None}
+    body |= {"content": content, "stop_reason": flags[2]}
+    body |= {"message": chat_message, "done": True, "done_reason": flags[3]}
+    if usage:
+        body["usage"] = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        body["usage"] |= {"input_tokens": 7, "output_tokens": 3}
+        body["usage"] |= {"cache_read_input_tokens": 2}  # Anthropic's, not in the 7
+        body |= {"prompt_eval_count": 7, "eval_count": 3}
+    return body | more
+
+
+CALLED = {"id": "c1", "type": "function"}
+CALLED["function"] = {"name": "look", "arguments": '{"n": 1}'}
+HAS_NO_REPLY = {"choices": None, "output": None, "content": None, "message": None}
+BY_LIBRARY = {  # what the endpoint answers, and the Reply or CallError that it makes
+    "a reply": (answer_of_all(), {"text": "Hi.", "finish": "stop", "input_tokens": 7,
+        "output_tokens": 3, "model": "m1", "id": "r1", "tool_calls": ()}),
+    "no usage is not known": (answer_of_all(usage=False),
+        {"text": "Hi.", "input_tokens": None, "output_tokens": None}),
+    "cut off": (answer_of_all(ended="length"), {"text": "Hi.", "finish": "length"}),
+    "a refusal": (answer_of_all("No.", "refusal"), {"text": "No.", "finish": "refusal"}),
+    "filtered": (answer_of_all("", "filtered"), {"text": "", "finish": "refusal"}),
+    "ended oddly": (answer_of_all(ended="odd"), {"text": "Hi.", "finish": "unknown"}),
+    "a thought": (answer_of_all(thought="Hm"), {"text": "Hi.", "reasoning": "Hm"}),
+    "a tool": (answer_of_all("", "tools", tool="look"),
+        {"finish": "tools", "tool_calls": (CALLED,)}),
+    "too much": (({"error": {"message": f"slow, {KEY}"}}, 429), {"status": 429,
+        "wait": 3.0}),
+    "broken": ((b"oops", 500), {"status": 500}),
+    "a wrong key": (({"error": {"message": f"bad {KEY}"}}, 401), {"status": 401}),
+    "a web page": ((b"<html>log in</html>", 200), {"why": "log in"}),
+    "a web page that calls itself JSON": ((b"<html>", 200, "application/json"),
+        {"why": "Expecting value"}),
+    "half of a reply": ((b'{"choices": [', 200, "application/json"),
+        {"why": "Expecting value"}),
+    "an error within a 200": (
+        answer_of_all(**HAS_NO_REPLY, error={"code": 429, "message": KEY}),
+        {"status": 429}),
+    "no choices": (answer_of_all(choices=[], **dict.fromkeys(("output", "content",
+        "message"))), {"why": "no reply"}),
+}  # fmt: skip
+NOT_SO = {  # where a client, or its API, has no such thing
+    ("ollama_chat", "a reply"): {"id": ""},
+    ("anthropic_chat", "a reply"): {"input_tokens": 9},
+    ("ollama_chat", "a refusal"): {"text": "", "finish": "stop"},
+    ("ollama_chat", "filtered"): {"finish": "stop"},
+    ("ollama_chat", "a tool"): {"tool_calls": ({**CALLED, "id": ""},)},
+    ("ollama_chat", "too much"): {"wait": None},
+    ("ollama_chat", "a web page"): {"why": "Expecting value"},
+    ("ollama_chat", "an error within a 200"): {"status": None},
+    ("ollama_chat", "no choices"): {"why": "ChatResponse"},
+    ("litellm_chat", "ended oddly"): {"finish": "stop"},
+}
+
+
+@pytest.mark.parametrize("situation", BY_LIBRARY)
+def test_library_makes_of_a_response(library, served, situation):
+    given, expected = BY_LIBRARY[situation]
+    body, status, kind = (
+        (*given, "text/html")[:3] if isinstance(given, tuple) else (given, 200, "")
+    )
+    kind = "application/json" if isinstance(body, dict) else kind
+    for _ in range(3):
+        served.will(body, status, content_type=kind, retry_after="3")
+    expected = expected | NOT_SO.get((library.name, situation), {})
+    result = library.go(fixes=(), faults=())
+    [attempt], [_] = result.attempts, served.seen  # one request
+    outcome = attempt.reply or attempt.fault
+    assert attempt.fault or outcome.seconds > 0
+    if library.name != "ollama_chat":  # its client has no key
+        assert KEY not in repr(result.attempts)
+    for name, value in expected.items():
+        found = getattr(outcome, name)
+        assert found == value or (name == "why" and value in found), outcome
+
+
+def test_library_that_meets_no_endpoint_makes_a_fault_of_it(library):
+    result = library.go(faults=(), url="http://127.0.0.1:9/v1")
+    assert isinstance(result.attempts[0].fault, loop.CallError)
+
+
+def test_settings_reach_the_endpoint_by_each_library_and_a_cut_reply_gets_more(
+    library, served, tape
+):
+    served.will(answer_of_all('{"name": "A', "length"), content_type="application/json")
+    served.will(answer_of_all(PERSON), content_type="application/json")
+    task = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "?"},
+    ]
+    settings = {"max_tokens": 20, "temperature": 0.5, "top_p": None}
+    others = "options" if library.name == "ollama_chat" else "extra_body"
+    settings[others] = {"num_ctx": 512}
+    for reused in (0, 2):
+        result = library.go(
+            task, people, settings=settings, tape=loop.Tape(tape), name="r"
+        )
+        assert result.value == ADA and result.spent.reused == reused
+    assert KEY not in tape.read_text() and len(served.seen) == 2
+    for limit, (_, _, body) in zip((20, 40), served.seen, strict=True):
+        sent = body | body.get("options", {})
+        names = {"openai_responses": "max_output_tokens", "ollama_chat": "num_predict"}
+        assert sent[names.get(library.name, "max_tokens")] == limit
+        assert sent["temperature"] == 0.5 and "top_p" not in sent
+        assert sent["num_ctx"] == 512
+        assert body["model"] == "m" and ("Be brief." in json.dumps(body))
+        if library.name == "anthropic_chat":
+            assert body["system"] == "Be brief." and len(body["messages"]) == 1
+
+
+@pytest.mark.parametrize("name", [it for it in LIBRARIES if it != "ollama_chat"])
+def test_library_that_tries_again_by_itself_is_refused(monkeypatch, name):
+    with pytest.raises(
+        ValueError, match="tries again 2 times, unseen: .*max_retries=0"
+    ):
+        call_by_library(name, "http://127.0.0.1:9/v1", retries=2)
+    if name == "litellm_chat":
+        monkeypatch.setattr("litellm.num_retries", 2)
+        with pytest.raises(ValueError, match="tries again 2 times"):
+            call_by_library(name, "http://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_library_is_refused_in_the_wrong_kind_of_code_and_as_a_stream(name):
+    url = "http://127.0.0.1:9/v1"
+    with pytest.raises(loop.HookError, match="would block the event loop"):
+        asyncio.run(loop.arun("?", str, call=call_by_library(name, url)))
+    with pytest.raises(TypeError, match="is async: use arun"):
+        loop.run("?", str, call=call_by_library(name, url, True))
+    with pytest.raises(TypeError, match="stream=True"):
+        call_by_library(name, url, stream=True)
+    assert KEY not in repr(call_by_library(name, url).settings)
+
+
+def test_library_makes_a_fault_of_a_response_that_failed_and_no_key_of_a_word(served):
+    openai = pytest.importorskip("openai")
+    why = {"code": "server_error", "message": "some of it"}
+    body = answer_of_all(status="failed", error=why)
+    served.will(body, content_type="application/json")
+    with openai.OpenAI(base_url=served.url, api_key="some", max_retries=0) as client:
+        call = libraries.openai_responses(client, "m")
+        result = loop.run("?", str, call=call, faults=())
+    assert result.attempts[0].fault.code == "server_error"
+    assert "some of it" in result.why
+
+
+def test_library_litellm_does_the_same_in_a_process_of_its_own():
+    if find_spec("litellm") is None:
+        pytest.skip("needs litellm")
+    command = ["-m", "pytest", "-q", "-W", "ignore", "-k", "litellm_chat", __file__]
+    printed = python(*command, cwd=HERE, LOOP_LITELLM="1")
+    assert re.search(r"^\d+ passed", printed, re.MULTILINE) and "skip" not in printed
+
+
+PLACE = {  # a JSON Schema
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 9},
+        "size": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "kind": {"enum": [f"kind number {number}" for number in range(99)]},
+        "tags": {"type": "array", "items": {"enum": ["sea", "hill"]}},
+        "in": {"$ref": "#/$defs/place"},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+    "$defs": {"place": {"required": ["name"]}},
+}
+LONG_NAME = json.dumps({"name": "secret " * 99})
+BY_SCHEMA = {
+    "returns what the schema allows": ('{"name": "A", "size": null}',
+        {"name": "A", "size": None}),
+    "has the path and the message of each error": ('{"tags": ["sea", "z"]}',
+        rejects("'name' is a required property; "
+            "tags.1: \"z\" is not one of ['sea', 'hill']")),
+    "says what each schema of an anyOf wants": ('{"name": "A", "size": "big"}',
+        rejects("size: \"big\" is not of type 'integer' or "
+            "size: \"big\" is not of type 'null'")),
+    "names a key that is not allowed": ('{"name": "A", "x": 1}',
+        rejects("Additional properties are not allowed ('x' was unexpected)")),
+    "follows a reference in the schema": ('{"name": "A", "in": {}}',
+        rejects("in: 'name' is a required property")),
+    "shows no value in full": (LONG_NAME, rejects('name: "secret secret secret secret '
+        'secret secr ... secret secret " is too long')),
+    "shows no list in full": ('{"name": "A", "kind": 1}',
+        rejects("kind: 1 is not one of ['kind number 0', 'kind number 1', "
+            "'kind number 2', 'kind number ...  number 97', 'kind number 98']")),
+    "names four errors of many": (json.dumps({"name": "A", "tags": ["x"] * 30}),
+        rejects("tags.0: ")),
+    "rejects a key with two values": ('{"name": "A", "name": "B"}',
+        rejects('name: both "A" and "B"')),
+    "rejects what stands beside the JSON": ('{"name": "A"}!', rejects(NOT_JSON)),
+}  # fmt: skip
+
+
+@by_name(("text", "expected"), BY_SCHEMA)
+def test_json_by_schema(text, expected):
+    pytest.importorskip("jsonschema")
+    judge = libraries.json_by_schema(PLACE)
+    result = loop.run("?", judge, call=loop.scripted(text), fixes=())
+    if isinstance(expected, rejects):
+        complaint = result.attempts[0].complaint
+        assert complaint.startswith(expected) and len(complaint) < 301
+        assert complaint.count("; ") < 5
+    else:
+        assert result.value == expected
+
+
+def test_json_by_schema_keeps_the_best_and_takes_null_and_true_where_they_are_allowed():
+    pytest.importorskip("jsonschema")
+    judge = libraries.json_by_schema(PLACE)
+    replies = ('{"x": 1}', '{"name": "A", "x": 1}', '{"x": 1, "tags": 0}')
+    limits = loop.Limits(tries=3)
+    result = loop.run("?", judge, call=loop.scripted(*replies), limits=limits)
+    assert result.best == {"name": "A", "x": 1}
+    for text, value in (("null", None), ("true", True)):
+        judge = libraries.json_by_schema({"type": ["null", "boolean"]})
+        result = loop.run("?", judge, call=loop.scripted(text))
+        assert result.accepted and result.value is value
+
+
+def test_wrong_schema_is_refused_and_never_blamed_on_the_model(served):
+    exceptions = pytest.importorskip("jsonschema.exceptions")
+    for schema in ({"type": "objekt"}, [], {"properties": {"a": {"pattern": "("}}}):
+        with pytest.raises(exceptions.SchemaError):
+            libraries.json_by_schema(schema)
+    for reference in ("#/nowhere", f"{served.url}/nowhere"):
+        judge = libraries.json_by_schema({"$ref": reference})
+        with pytest.raises(loop.HookError, match="the schema is wrong: .*nowhere"):
+            loop.run("?", judge, call=loop.scripted("{}"))
+    assert not served.ports  # nothing was fetched
+
+
+PYDANTIC = {
+    "a model": ("Person", PERSON, {"name": "Ada", "age": 36}),
+    "a list": ("list[Person]", f"[{PERSON}]", [{"name": "Ada", "age": 36}]),
+    "each error with its path": ("list[Person]", f'[{PERSON}, {{"age": "x"}}]',
+        rejects("1.name: Field required; 1.age: Input should be a valid integer, ")),
+    "no JSON": ("Person", "Ada", rejects("Invalid JSON: expected value at line 1")),
+    "null": ("int | None", "null", rejects("no value found")),
+    "true": ("bool", "true", rejects("expected a value, found true")),
+    "true for an integer": ("int", "true", 1),
+    "strictly: a key with two values": ("strict", f'{PERSON[:-1]}, "age": 3}}',
+        rejects("age: both 36 and 3")),
+    "strictly: a model": ("strict", PERSON, {"name": "Ada", "age": 36}),
+}  # fmt: skip
+
+
+@by_name(("kind", "text", "expected"), PYDANTIC)
+def test_judge_of_pydantic(kind, text, expected):
+    pydantic = pytest.importorskip("pydantic")
+
+    class Person(pydantic.BaseModel):
+        name: str
+        age: int
+
+    judge = loop.all_of(loop.strict_json, Person.model_validate)
+    if kind == "Person":
+        judge = Person.model_validate_json
+    elif kind != "strict":
+        judge = pydantic.TypeAdapter(eval(kind, {"Person": Person})).validate_json
+    result = loop.run("?", judge, call=loop.scripted(text), fixes=())
+    if isinstance(expected, rejects):
+        assert result.attempts[0].complaint.startswith(expected)
+    else:
+        assert pydantic.TypeAdapter(object).dump_python(result.value) == expected
+
+
+@pytest.fixture
+def traced():
+    """A tracer, and a function that returns the spans that ended."""
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    from opentelemetry.sdk.trace import export
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
+        InMemorySpanExporter,
+    )
+
+    provider, exporter = sdk.TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
+    return provider.get_tracer("test"), exporter.get_finished_spans
+
+
+def test_spans_say_what_each_request_was_and_have_no_text(go, traced):
+    tracer, finished = traced
+    reply = loop.Reply(
+        '{"name": "secret"}', "stop", input_tokens=7, model="m1", id="r1"
+    )
+    right = loop.Reply(f"{PERSON} secret", "stop")
+    call = loop.scripted(loop.CallError("429: secret", 429), reply, right)
+    call.settings.update(temperature=0.5, response_format={"secret": 1})
+    with tracer.start_as_current_span("host"):
+        ask = loop.Ask("secret", max_tokens=9)
+        faults = [always(loop.Ask("secret"))]
+        faults[0].__name__ = "fix"
+        watch = libraries.spans(tracer, "ollama")
+        go(ask, people, call=call, watch=watch, faults=faults, name="n")
+    *requests, run, host = finished()
+    assert [it.name for it in requests] == ["chat scripted"] * 3
+    assert run.name == "invoke_workflow" and run.parent == host.context
+    assert run.status.is_unset and not [*host.events]
+    for number, request in enumerate(requests, 1):
+        assert request.parent == run.context and request.kind.name == "CLIENT"
+        assert request.end_time <= run.end_time
+        facts = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "ollama",
+            "gen_ai.request.model": "scripted",
+            "gen_ai.request.temperature": 0.5,
+            "gen_ai.request.max_tokens": 9,
+            "loop.n": number,
+        }
+        assert facts.items() <= request.attributes.items()
+    failed, answered, unknown = requests
+    assert failed.attributes["error.type"] == "429" and not failed.status.is_ok
+    assert failed.status.status_code.name == "ERROR"
+    facts = {
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.response.model": "m1",
+        "gen_ai.response.id": "r1",
+        "gen_ai.usage.input_tokens": 7,
+    }
+    assert facts.items() <= answered.attributes.items()
+    assert "gen_ai.usage.input_tokens" not in unknown.attributes
+    assert "gen_ai.response.id" not in unknown.attributes
+    happened = [
+        (it.name, it.attributes["loop.n"], it.attributes.get("loop.fix"),
+            it.attributes.get("gen_ai.evaluation.score.label"))
+        for it in run.events
+    ]  # fmt: skip
+    judged = "gen_ai.evaluation.result"
+    assert happened == [
+        ("loop.decide", 1, "fix", None),
+        (judged, 2, None, "fail"),
+        ("loop.decide", 2, "ask_afresh", None),
+        (judged, 3, None, "fail"),
+        ("loop.decide", 3, "json_slips", None),
+        (judged, 3, None, "pass"),
+    ]
+    facts = {"loop.run": "n", "loop.accepted": True, "loop.calls": 3, "loop.cost": 0.0}
+    assert facts.items() <= run.attributes.items()
+    assert "secret" not in "".join(it.to_json() for it in finished())
+
+
+def test_spans_of_runs_in_threads_and_on_one_event_loop_keep_apart(traced):
+    tracer, finished = traced
+    watch = libraries.spans(tracer)
+
+    def once(number):
+        call = loop.scripted("x", f"{number}")
+        loop.run(f"{number}?", int, call=call, watch=watch, name=f"t{number}")
+
+    with ThreadPoolExecutor(8) as threads:
+        [*threads.map(once, range(40))]
+
+    async def slowly(messages, **settings):
+        await asyncio.sleep(0.001)
+        return "1"
+
+    async def both():
+        runs = [
+            loop.arun("?", int, call=slowly, watch=watch, name=f"a{number}")
+            for number in range(20)
+        ]
+        await asyncio.gather(*runs)
+
+    asyncio.run(both())
+    runs = {it.context.span_id: it for it in finished() if "loop.run" in it.attributes}
+    children = Counter(
+        runs[it.parent.span_id].attributes["loop.run"] for it in finished() if it.parent
+    )
+    expected = {f"t{number}": 2 for number in range(40)}
+    assert children == expected | {f"a{number}": 1 for number in range(20)}
+    assert len({it.context.trace_id for it in runs.values()}) == 60
+    assert watch.runs == watch.requests == {}
+
+
+def test_spans_of_a_hooks_question_and_of_a_reply_from_the_tape(traced, tape):
+    tracer, finished = traced
+
+    def fix(state):
+        yield loop.Question("What?", int)
+        return loop.Stop("I know now")
+
+    for calls in (3, 0):
+        call = loop.scripted("x", "y", "2")
+        options = {"call": call, "fixes": [fix], "name": "r", "tape": loop.Tape(tape)}
+        before = len(finished())
+        loop.run("?", int, watch=libraries.spans(tracer), **options)
+        *requests, run = finished()[before:]
+        hooks = [it.attributes["loop.hook"] for it in requests]
+        assert hooks == ["", "fix", "fix"][:calls]
+        assert all(it.parent == run.context for it in requests)
+        names = [it.name for it in run.events]
+        assert names.count("loop.reused") == 3 - calls
+        assert run.attributes["error.type"] == "I know now"
+
+
+@pytest.mark.parametrize(
+    "error", [LookupError("secret"), KeyboardInterrupt()], ids=repr
+)
+def test_spans_end_where_a_run_raises(go, traced, error):
+    tracer, finished = traced
+
+    def call(messages):
+        raise error
+
+    with pytest.raises(type(error)):
+        go("?", str, call=call, watch=libraries.spans(tracer))
+    kinds = [it.attributes["error.type"] for it in finished()]
+    assert kinds == [f"raised {type(error).__name__}"] * 2
+    assert "secret" not in "".join(it.to_json() for it in finished())
+
+
 def test_parts_work_inside_a_package_with_a_loop_of_its_own(tmp_path):
     vendor = tmp_path / "app" / "vendor"
     vendor.mkdir(parents=True)
@@ -5291,6 +5854,13 @@ EXAMPLES_AT_WORK = {
         "parts/more_fixes.py",
         [],
         r"\['rename_parameter'\]\n.*\['unwrapped'\]\n.*accepted",
+    ),
+    "which libraries are installed, and what each of them gives": (
+        "parts/libraries.py",
+        [],
+        r"pydantic: .*Invalid JSON.*\njsonschema: (not installed|.*'city' is a req).*\n"
+        r"json_repair: (not installed|.*\"age\": 36.*accepted).*\n"
+        r"(\w+: (not installed|.*accepted).*\n){4}opentelemetry",
     ),
 }  # fmt: skip
 
