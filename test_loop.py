@@ -5522,6 +5522,11 @@ def test_judge_of_pydantic(kind, text, expected):
         assert pydantic.TypeAdapter(object).dump_python(result.value) == expected
 
 
+# tracing.py
+
+tracing = load_part("tracing")
+
+
 @pytest.fixture
 def traced():
     """A tracer, and a function that returns the spans that ended."""
@@ -5548,7 +5553,7 @@ def test_spans_say_what_each_request_was_and_have_no_text(go, traced):
         ask = loop.Ask("secret", max_tokens=9)
         faults = [always(loop.Ask("secret"))]
         faults[0].__name__ = "fix"
-        watch = libraries.spans(tracer, "ollama")
+        watch = tracing.spans(tracer, "ollama")
         go(ask, people, call=call, watch=watch, faults=faults, name="n")
     *requests, run, host = finished()
     assert [it.name for it in requests] == ["chat scripted"] * 3
@@ -5599,7 +5604,7 @@ def test_spans_say_what_each_request_was_and_have_no_text(go, traced):
 
 def test_spans_of_runs_in_threads_and_on_one_event_loop_keep_apart(traced):
     tracer, finished = traced
-    watch = libraries.spans(tracer)
+    watch = tracing.spans(tracer)
 
     def once(number):
         call = loop.scripted("x", f"{number}")
@@ -5641,7 +5646,7 @@ def test_spans_of_a_hooks_question_and_of_a_reply_from_the_tape(traced, tape):
         call = loop.scripted("x", "y", "2")
         options = {"call": call, "fixes": [fix], "name": "r", "tape": loop.Tape(tape)}
         before = len(finished())
-        loop.run("?", int, watch=libraries.spans(tracer), **options)
+        loop.run("?", int, watch=tracing.spans(tracer), **options)
         *requests, run = finished()[before:]
         hooks = [it.attributes["loop.hook"] for it in requests]
         assert hooks == ["", "fix", "fix"][:calls]
@@ -5661,7 +5666,7 @@ def test_spans_end_where_a_run_raises(go, traced, error):
         raise error
 
     with pytest.raises(type(error)):
-        go("?", str, call=call, watch=libraries.spans(tracer))
+        go("?", str, call=call, watch=tracing.spans(tracer))
     kinds = [it.attributes["error.type"] for it in finished()]
     assert kinds == [f"raised {type(error).__name__}"] * 2
     assert "secret" not in "".join(it.to_json() for it in finished())
@@ -5860,7 +5865,7 @@ EXAMPLES_AT_WORK = {
         [],
         r"pydantic: .*Invalid JSON.*\njsonschema: (not installed|.*'city' is a req).*\n"
         r"json_repair: (not installed|.*\"age\": 36.*accepted).*\n"
-        r"(\w+: (not installed|.*accepted).*\n){4}opentelemetry",
+        r"(\w+: (not installed|.*accepted).*\n){4}",
     ),
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 these functions with what it calls, or this file.
 
     call = openai_chat(OpenAI(max_retries=0), "gpt-5", temperature=0.2)
-    run(ask, Person.model_validate_json, call=call, watch=spans(trace.get_tracer("me")))
+    run(ask, Person.model_validate_json, call=call)
 
     you have           use it as
     pydantic           judge Person.model_validate_json, TypeAdapter(...).validate_json
@@ -12,7 +12,7 @@ these functions with what it calls, or this file.
     anthropic          call anthropic_chat(client, ...)
     litellm            call litellm_chat(litellm.completion, ...)
     ollama             call ollama_chat(client, ...)
-    opentelemetry-api  watcher spans(tracer)
+    opentelemetry-api  watcher spans(tracer), in tracing.py
 
 pydantic's judges need nothing else; complaints are its paths and messages. It takes the
 last of a key's two values, and NaN; all_of(strict_json, Person.model_validate) refuses
@@ -26,12 +26,12 @@ your own file, move them to its top. Run this file to see those at work that are
 installed, offline. To install them all:
 
     uv run --with openai --with anthropic --with litellm --with ollama \\
-        --with jsonschema --with json-repair --with opentelemetry-sdk \\
-        --with pydantic examples/parts/libraries.py
+        --with jsonschema --with json-repair --with pydantic \\
+        examples/parts/libraries.py
 
 Promised: one HTTP request for each call; a Reply, or a CallError that says what came in
-its place; no key in settings or, where the client has it as api_key, in an error; no
-text of a prompt or reply in a span. Not promised: tools' results in the conversation,
+its place; no key in settings or, where the client has it as api_key, in an error. Not
+promised: tools' results in the conversation,
 for which each API but OpenAI's has a form of its own; images, likewise; streams. What
 litellm makes a 500 of (a wrong address, too) is waited for as one; ollama's client
 forgets Retry-After.
@@ -408,112 +408,6 @@ def reply_in(response: Any, read: Hook, began: float) -> Reply:
     return replace(reply, finish=finish, model=model, id=id, seconds=seconds, raw=raw)
 
 
-# Watching -----------------------------------------------------------------------------
-
-REQUEST = ("model", "temperature", "top_p", "top_k", "max_tokens", "seed")
-
-
-class spans:
-    """Watcher: an OpenTelemetry span for each run, within the current one, and in it
-    one for each request; complaints, fix-ups and replies from a tape are events of it.
-
-    Names are those of the semantic conventions for generative AI (0.1.0 of 2026, still
-    in development); those with loop. are our own. No text of a prompt, a reply or an
-    error is in a span: to have it, add it where a comment says. One watcher serves many
-    runs at once, if their names differ. While a request runs, its span is not the
-    current one: that of an HTTP client is no child of it.
-    """
-
-    def __init__(self, tracer: Any, provider: str = "openai"):
-        self.tracer, self.provider = tracer, provider
-        self.runs: dict[str, Any] = {}  # name of a run -> its span
-        self.requests: dict[str, Any] = {}  # ... -> the span of its open request
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        kinds = ("start", "sent", "reply", "fault", "end")
-        take = getattr(self, event["event"]) if event["event"] in kinds else self.note
-        take(event, event["run"])
-
-    def start(self, event: dict[str, Any], run: str) -> None:
-        known = {"operation.name": "invoke_workflow", "provider.name": self.provider}
-        facts = gen_ai(known) | {"loop.run": run, "loop.call": event["call"]}
-        self.runs[run] = self.tracer.start_span("invoke_workflow", attributes=facts)
-
-    def sent(self, event: dict[str, Any], run: str) -> None:
-        from opentelemetry.trace import SpanKind, set_span_in_context
-
-        known = {"operation.name": "chat", "provider.name": self.provider}
-        known |= {f"request.{name}": event["settings"].get(name) for name in REQUEST}
-        self.requests[run] = self.tracer.start_span(
-            f"chat {known['request.model'] or ''}".strip(),
-            context=set_span_in_context(self.runs[run]),
-            kind=SpanKind.CLIENT,
-            attributes=gen_ai(known) | number_of(event),  # or event["messages"]
-        )
-
-    def reply(self, event: dict[str, Any], run: str) -> None:
-        known = {f"response.{name}": event[name] or None for name in ("id", "model")}
-        known["response.finish_reasons"] = [event["finish"]]
-        for name in ("input_tokens", "output_tokens"):
-            known[f"usage.{name}"] = event[name]
-        span = self.requests.pop(run)
-        span.set_attributes(gen_ai(known))  # or event["text"]
-        span.end()
-
-    def fault(self, event: dict[str, Any], run: str) -> None:
-        # The rest of event["why"] may quote the prompt.
-        kind = re.match(r"[A-Z]\w+(?=[: ])", event["why"])
-        known = event["code"] or event["status"] or (kind[0] if kind else "_OTHER")
-        fail(self.requests.pop(run), str(known))
-
-    def note(self, event: dict[str, Any], run: str) -> None:
-        name, facts = f"loop.{event['event']}", number_of(event)
-        if event["event"] == "inspect":
-            name = "gen_ai.evaluation.result"
-            label = "fail" if event["complaint"] else "pass"
-            # or "evaluation.explanation": event["complaint"], which may quote a reply
-            known = {"evaluation.name": "judge", "evaluation.score.label": label}
-            facts |= gen_ai(known)
-        if event["event"] == "decide":
-            facts |= {f"loop.{it}": event[it] for it in ("fix", "move", "wait")}
-        self.runs[run].add_event(name, facts)
-
-    def end(self, event: dict[str, Any], run: str) -> None:
-        # What follows these marks may quote a reply.
-        reason = re.split("[:;]", event["why"])[0]
-        if run in self.requests:  # the call raised what is no fault: a bug, Ctrl-C
-            fail(self.requests.pop(run), reason)
-        if event["hook"]:
-            return  # of a question
-        span = self.runs.pop(run)
-        for name in ("accepted", "calls", "tries", "faults", "reused", "cost"):
-            if event[name] is not None:
-                span.set_attribute(f"loop.{name}", event[name])
-        if event["accepted"]:
-            span.end()
-        else:
-            fail(span, reason)
-
-
-def fail(span: Any, kind: str) -> None:
-    """End a span with an error of this kind."""
-    from opentelemetry.trace import StatusCode
-
-    span.set_attribute("error.type", kind)
-    span.set_status(StatusCode.ERROR)
-    span.end()
-
-
-def gen_ai(known: dict[str, Any]) -> dict[str, Any]:
-    """Return attributes under their full names, without those that are unknown."""
-    return {f"gen_ai.{name}": it for name, it in known.items() if it is not None}
-
-
-def number_of(event: dict[str, Any]) -> dict[str, Any]:
-    """Return which request of its run an event is about, and the hook that asked."""
-    return {"loop.n": event["n"], "loop.hook": event["hook"]}
-
-
 if __name__ == "__main__":
     import argparse
     import os
@@ -555,9 +449,6 @@ if __name__ == "__main__":
     broken, schema = '{"name": "Ada" "age": 36}', {"required": ["city"]}
     fixes = [*REPAIRS, json_repaired, *RE_ASKS]
 
-    def traced(sdk: Any) -> Hook:
-        return spans(sdk.TracerProvider().get_tracer("demo"))
-
     def ask(call: Hook, judge: Hook | None = None, **options: Any) -> Any:
         return run("Who?", judge or json_with(name=str), call=call, **options)
 
@@ -576,7 +467,6 @@ if __name__ == "__main__":
         "anthropic": lambda it: ask(anthropic_chat(it.Anthropic(**root), "m", 99)),
         "litellm": lambda it: ask(litellm_chat(it.completion, "openai/m", **v1)),
         "ollama": lambda it: ask(ollama_chat(it.Client(url), "m")),
-        "opentelemetry.sdk.trace": lambda it: ask(scripted(text), watch=traced(it)),
     }
     for name, show in shown.items():
         try:
