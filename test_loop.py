@@ -1705,13 +1705,13 @@ CASES = {
     ],
 
     # A person.
-    case(more_fixes.ask_person(), typed=f"hm\nSure: {PERSON}\n", judge=people): [
+    case(more_fixes.person_answers(), typed=f"hm\nSure: {PERSON}\n", judge=people): [
         ("asks a person, until the judge accepts, once four replies were rejected",
             [*"abcd"], (SILENT, SILENT, SILENT, ADA)),
         ("asks at once where the model is stuck", [*"xxx"], ADA),
         ("asks at once where the model refuses", REFUSAL, ADA),
     ],
-    case(more_fixes.ask_person(), typed="  \nyes\n"): [
+    case(more_fixes.person_answers(), typed="  \nyes\n"): [
         ("stops where the person types nothing but spaces", REFUSAL,
             stops("the person gave no answer; at last: ")),
     ],
@@ -3738,7 +3738,7 @@ def test_renamed_parameter_is_the_runs_alone_so_the_next_run_fails_once_again():
 
 
 def ask_person_about(*replies, **options):
-    fixes = [*loop.REPAIRS, more_fixes.ask_person(2), *loop.RE_ASKS]
+    fixes = [*loop.REPAIRS, more_fixes.person_answers(2), *loop.RE_ASKS]
     call = loop.scripted(*replies)
     return loop.run("Who is it?", people, call=call, fixes=fixes, **options)
 
@@ -3758,7 +3758,7 @@ def test_person_sees_the_task_and_each_complaint_and_costs_nothing(monkeypatch, 
 
 def test_person_is_refused_where_an_event_loop_would_wait(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{PERSON}\n"))
-    fixes = [more_fixes.ask_person(1)]
+    fixes = [more_fixes.person_answers(1)]
     with pytest.raises(loop.HookError, match="person would block the event loop"):
         call = loop.scripted("x")
         asyncio.run(loop.arun("Who is it?", people, call=call, fixes=fixes))

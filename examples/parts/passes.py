@@ -16,18 +16,22 @@ short line, the same each time. Where the tests cannot be run, that is an OSErro
 
 Not promised: This limits accidents, no attackers. The code shares an interpreter with
 the tests, so it can pass by looking for them there, or with objects that claim to equal
-anything. Where you are not root it can read and write your files. It can use the
-network, write to /tmp, and hide a process by starting it with another environment. Its
-limits of memory and CPU are per process. macOS has none of memory and processes there,
-and kills only the process group; Windows has only those of time, disk and output, and
-kills only the process itself. (Neither was tried.) Against all of that, a container:
+anything. Where you are not root it can read and write your files, and kill your
+processes. It can use the network, write to /tmp, and hide a process by starting it with
+another environment. The limits of memory and CPU are of each process. macOS has none of
+memory and processes, and only the process group is killed there; Windows has only those
+of time, files and output, and only the process itself is killed. (Neither was tried.)
+Against all of that, a container, in one line (not tried with docker, but with other
+commands in its place):
 
-    passes(tests, user=0, seconds=30, command="docker run --rm -i --init --network none
-    --memory 256m --pids-limit 64 -w /tmp python:3 timeout 20 python -I".split())
+    box = "docker run --rm -i --network none --memory 256m --pids-limit 64 --init"
+    passes(tests, user=0, command=f"{box} python:3 timeout 20 python -I".split())
 
-or, on Linux without docker, a process namespace: "unshare -rn --pid --fork
---kill-child /usr/bin/python3 -I".split(). It blocks for as long as the code runs, so
-`arun` refuses it: there, await asyncio.to_thread(passes(tests), text) in an async one.
+or, on Linux without docker, namespaces of its own for processes and the network:
+"unshare -rn --pid --fork --kill-child /usr/bin/python3 -I".split().
+
+It blocks for as long as the code runs, so `arun` refuses it: there, let an async judge
+await asyncio.to_thread(passes(tests), text).
 """
 
 from __future__ import annotations
@@ -101,8 +105,8 @@ def passes(
             printed = output.read(disk + MOST_OUTPUT).decode(errors="replace")
         report = re.search(rf"^{token} (\{{.*)", printed, re.MULTILINE)
         if f"{token} ready" not in printed or (report and "broken" in report[1]):
-            lines = printed.strip().splitlines() or [complaint or "nothing printed"]
-            why = visible(lines[-1].replace(token, ""))[:300]
+            words = (printed.replace(token, "") or complaint or "no output").split()
+            why = visible(" ".join(words))[:300]
             raise OSError(f"the tests cannot be run by {' '.join(command)}: {why}")
         if not complaint and report:
             complaint = json.loads(report[1])["complaint"]
