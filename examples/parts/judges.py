@@ -450,10 +450,12 @@ def outcome_of(
     key, most = ranking[0]
     value, share = values[key], f"{most} of {times} agree"
     is_tie = len(ranking) > 1 and ranking[1][1] == most
-    if most / times >= at_least and not is_tie:
+    if most / times < at_least:
+        why = f"no agreement: {share}, {at_least:.0%} must"
+    elif is_tie:
+        why = f"no agreement: {share}, and as many on another"
+    else:
         return Result(value, True, f"accepted: {share}", value, attempts, spent)
-    why = f"no agreement: {share}, and as many on another" if is_tie else ""
-    why = why or f"no agreement: {share}, {at_least:.0%} must"
     if gave_up := [result.why for result in results if not result]:
         why += f"; {len(gave_up)} gave up, as in: {gave_up[0]}"
     return Result(None, False, why, value, attempts, spent)

@@ -80,9 +80,10 @@ def passes(
     fails is shown to the model; of `assert f(2) == 4, "f is wrong"` it sees only the
     message. Or a command, as ["node", "--test", "/my/test.js"]: it runs in a folder
     where the text is in the file answer.py, and passes with exit status 0 (also where
-    code that it imports forges that, by os._exit). seconds: of real time; twice as many of CPU.
-    memory, disk: bytes. command: how to start Python. user: whom the code runs as, if
-    you are root; 0: as you. Raises SyntaxError or ValueError for tests that are none.
+    code that it imports forges that, by os._exit). seconds: of real time, and twice as
+    many of CPU. memory, disk: bytes. processes: of this user, beyond those that run
+    already. command: how to start Python. user: whom the code runs as, if you are root;
+    0: as you. Raises SyntaxError or ValueError for tests that are none.
     """
     if isinstance(tests, str) and not compile(tests, "tests", "exec").co_names:
         raise ValueError(f"tests is {tests!r}: that tests nothing of the code")
@@ -313,7 +314,8 @@ def set_limits(limits: dict[str, int]) -> None:
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
         hard = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (hard - (name == "CPU"), hard))  # SIGXCPU comes first
+        soft = hard - 1 if name == "CPU" else hard  # SIGXCPU comes first, then SIGKILL
+        resource.setrlimit(kind, (soft, hard))
 
 
 def try_answer(task: dict[str, Any]) -> dict[str, str]:
