@@ -987,8 +987,7 @@ VERDICTS_ON_CODE = [] if os.name != "posix" else [
             rejects("ZeroDivisionError: division by zero (line 2 of the code: return")),
         ("rejects a syntax error", "def f(x) return 2",
             rejects("SyntaxError: expected ':' (line 1 of the code: def f(x) return")),
-        ("rejects a NUL byte", f"{TWICE}\0", rejects("ValueError: source code string c")
-            if sys.version_info < (3, 12) else rejects("S")),
+        ("rejects a NUL byte", f"{TWICE}\0", rejects("")),
         ("rejects a lone surrogate", f"{TWICE}x = '\ud800'",
             rejects("UnicodeEncodeError: 'utf-8' codec can't encode character")),
         ("is not convinced by what is printed", "print('ok')",
@@ -1012,6 +1011,12 @@ VERDICTS_ON_CODE = [] if os.name != "posix" else [
             "import builtins, sys\nsys.excepthook = print\n"
             "builtins.AssertionError = type('N', (SystemExit,), {})\ndef f(x): pass",
             rejects(f"AssertionError {SHOWN}")),
+        ("tells no failure of the code from one of its own by words", "raise OSError('broken')",
+            rejects("OSError: broken (line 1")),
+        ("keeps what was printed", f"{TWICE}import os\nos.ftruncate(1, 0)",
+            rejects("OSError: [Errno 22] Invalid argument (line 4 of the code: os.ftru")),
+        passing("runs it as somebody else, where we are root",
+            f"{TWICE}import os\nassert 0 not in (os.geteuid(), os.getgid(), *os.getgroups())"),
         ("gives no input", f"{TWICE}import sys\nassert sys.stdin.read() == ''\ninput()",
             rejects("EOFError: EOF when reading a line (line 5 of the code: input())")),
         ("gives none of our environment",
@@ -1046,6 +1051,11 @@ VERDICTS_ON_CODE = [] if os.name != "posix" else [
         ("ends what takes memory without end", "x = []\nwhile True: x.append('y' * 2**22)",
             rejects("MemoryError (line 2 of the code: while True: x.append(") if
             sys.platform == "linux" else rejects("")),
+    ]),
+    (tests_pass(processes=8), [
+        passing("lets it start a few processes only", f"{TWICE}import os, time\n"
+            "for n in range(99):\n  try:\n    if os.fork() == 0: time.sleep(9)\n"
+            "  except OSError: break\nassert n < 98"),
     ]),
     (tests_pass(seconds=2), [
         ("ends what has no end", f"{TWICE}while True: pass",

@@ -21,11 +21,12 @@ processes. It can use the network, write to /tmp, and hide a process by starting
 another environment. The limits of memory and CPU are of each process. macOS has none of
 memory and processes, and only the process group is killed there; Windows has only those
 of time, files and output, and only the process itself is killed. (Neither was tried.)
-Against all of that, a container, in one line (not tried with docker, but with other
-commands in its place):
+Against all of that, a container, in one command (not tried with docker, but with
+others in its place):
 
-    box = "docker run --rm -i --network none --memory 256m --pids-limit 64 --init"
-    passes(tests, user=0, command=f"{box} python:3 timeout 20 python -I".split())
+    box = "docker run --rm -i --init --network none --memory 256m --pids-limit 64 "
+    box += "--read-only --tmpfs /tmp -w /tmp python:3 timeout 20 python -I"
+    passes(tests, command=box.split(), user=0, seconds=30)
 
 or, on Linux without docker, namespaces of its own for processes and the network:
 "unshare -rn --pid --fork --kill-child /usr/bin/python3 -I".split().
@@ -45,6 +46,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -97,23 +99,22 @@ def passes(
         token, mark = secrets.token_hex(16), secrets.token_hex(16)
         task = {"answer": text, "limits": limits, "token": token}
         task["tests"] = tests if isinstance(tests, str) else list(tests)
-        with work_folder(user) as folder, TemporaryFile() as output:
-            process = start(command, task, folder, output, mark=mark, user=user)
+        with work_folder(user) as folder:
+            process = start(command, task, folder, mark=mark, user=user)
+            output = Output(process)
             try:
                 complaint = watch(process, folder, output, seconds, disk)
             finally:
                 kill_all(process, mark)
-            output.seek(0)
-            printed = output.read(disk + MOST_OUTPUT).decode(errors="replace")
+            printed = output.text()
         report = re.search(rf"^{token} (\{{.*)", printed, re.MULTILINE)
-        if f"{token} ready" not in printed or (report and "broken" in report[1]):
+        found = json.loads(report[1]) if report else {}
+        if f"{token} ready" not in printed or "broken" in found:
             words = (printed.replace(token, "") or complaint or "no output").split()
             why = visible(" ".join(words))[:300]
             raise OSError(f"the tests cannot be run by {' '.join(command)}: {why}")
-        if not complaint and report:
-            complaint = json.loads(report[1])["complaint"]
-        elif not complaint:
-            complaint = f"it ended too early, {ending(process.returncode)}"
+        too_early = f"it ended too early, {ending(process.returncode)}"
+        complaint = complaint or found.get("complaint", too_early)
         if complaint:
             # The same each time, as a complaint is part of the next request.
             complaint = complaint.replace(folder, ".").replace(mark, "")
@@ -156,7 +157,6 @@ def start(
     command: Sequence[str],
     task: dict[str, Any],
     folder: str,
-    output: Any,
     *,
     mark: str,
     user: int,
@@ -170,7 +170,8 @@ def start(
     if "SYSTEMROOT" in os.environ:  # without it, Python does not start on Windows
         environment["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
     options: dict[str, Any] = {"cwd": folder, "env": environment}
-    options |= {"stdout": output, "stderr": output, "start_new_session": True}
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    options["start_new_session"] = True
     if is_other(user):
         options |= {"user": user, "group": user, "extra_groups": []}
     with TemporaryFile() as stdin:
@@ -185,10 +186,38 @@ def start(
             raise PermissionError(error.errno, why) from None
 
 
+class Output:
+    """What a process prints, as far as it is read: by a thread, from a pipe, as the
+    process could cut a file."""
+
+    def __init__(self, process: subprocess.Popen[bytes]):
+        self.pipe: Any = process.stdout
+        self.read = bytearray()
+        self.thread = threading.Thread(target=self.collect, daemon=True)
+        self.thread.start()
+
+    def collect(self) -> None:
+        """Read to the end, or until it is too much."""
+        with self.pipe:
+            while chunk := self.pipe.read1(65536):
+                self.read += chunk
+                if self.is_too_much():
+                    return
+
+    def is_too_much(self) -> bool:
+        """Return whether more was printed than is allowed."""
+        return len(self.read) > MOST_OUTPUT
+
+    def text(self) -> str:
+        """Return what was printed, once all that could print is dead."""
+        self.thread.join(1)
+        return self.read.decode(errors="replace")
+
+
 def watch(
     process: subprocess.Popen[bytes],
     folder: str,
-    output: Any,
+    output: Output,
     seconds: float,
     disk: int,
 ) -> str:
@@ -196,7 +225,7 @@ def watch(
     end = time.monotonic() + seconds
     while True:
         running = process.poll() is None
-        if os.fstat(output.fileno()).st_size > MOST_OUTPUT:
+        if output.is_too_much():
             return f"it printed more than {MOST_OUTPUT} bytes"
         if is_too_full(folder, disk):
             return f"it wrote more than {disk} bytes or {MOST_FILES} files"
