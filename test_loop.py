@@ -4199,7 +4199,7 @@ PERSON_SAYS = {
         ({"name": "Bo"}, "accepted", ["not Al", ""]), "in one line?"),
     "another text, which passes the judge": (
         "around", [b"edit\n", b'{\n"name":\n"Cy"}\n.\n', b"a\n"],
-        ({"name": "Cy"}, "accepted", [""]), '"name": "Cy"'),
+        ({"name": "Cy"}, "accepted", [""]), "{'name': 'Cy'}"),
     "a text that the judge rejects, then accept": (
         "around", [b"e\n", b"Cy\n.\n", b"a\n"],
         ({"name": "Al"}, "accepted", [""]), "typed is rejected: the text is not one"),
@@ -4230,12 +4230,10 @@ def test_person_sees_hostile_text_escaped_and_ctrl_c_passes_through():
     assert printed == "" and "KeyboardInterrupt" in screen
 
 
-def test_without_a_terminal_nothing_is_accepted_and_async_code_is_refused(
-    go, monkeypatch
-):
+def test_without_a_terminal_nothing_is_accepted_and_async_code_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("accept\n"))
     call = loop.scripted(PERSON)
-    result = go("Who?", loop.all_of(str, judges.ask_person()), call=call)
+    result = loop.run("Who?", judges.ask_person(), call=call)
     assert not result and result.best == PERSON and len(call.asked) == 1
     cure = "start it in one, or leave ask_person out"
     assert result.why == f"no person can be asked, as stdin is no terminal: {cure}"

@@ -41,6 +41,7 @@ from dataclasses import fields, replace
 from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import Path
+from pprint import pformat
 from typing import Any, cast
 from unicodedata import combining, normalize
 
@@ -283,8 +284,7 @@ def ask_person(judge: Hook = accept_anything) -> Hook:
         note = ""
         while True:
             with TERMINAL:
-                what = decision(accepted.value, note, isinstance(given, str))
-            kind, typed = what
+                kind, typed = decision(accepted.value, note, isinstance(given, str))
             if kind == "accept":
                 return accepted
             if kind == "hint":
@@ -306,9 +306,8 @@ def decision(value: Any, note: str, may_edit: bool) -> tuple[str, str]:
     if not (sys.stdin and sys.stdin.isatty()):
         cure = "start it in one, or leave ask_person out"
         raise CallError(f"no person can be asked, as stdin is no terminal: {cure}")
-    if not isinstance(value, str):
-        value = json.dumps(value, ensure_ascii=False, indent=2, default=repr)
-    say("\n".join(["", value, "", *([note] if note else [])]))
+    shown = value if isinstance(value, str) else pformat(value, sort_dicts=False)
+    say(f"\n{shown}\n\n{note}")
     choices = "accept, edit, hint or stop? " if may_edit else "accept, hint or stop? "
     while True:
         say(f"\n{choices}")
