@@ -528,8 +528,8 @@ if __name__ == "__main__":
     on_time = second_opinion("Does it say when?", by=other, of=author)
     result = run("When did it open?", on_time, call=author, fixes=RE_ASKS)
     for attempt in result.attempts:
-        reply = attempt.reply.text if attempt.reply else attempt.fault
-        print(f"{attempt.settings['model']}: {reply}")
+        said = attempt.reply.text if attempt.reply else attempt.fault
+        print(f"{attempt.settings['model']}: {said}")
 
     votes = scripted("Friday", "friday", "Monday", "Friday", "Friday")
     print(agree("When did it open?", str.capitalize, call=votes))
