@@ -4307,9 +4307,9 @@ def test_code_in_a_namespace_leaves_nothing_and_has_no_network():
 @on_posix
 @by_name("command, error", {
     "there is no such program": (["no-such-python"], "no-such-python"),
-    "it is no Python": (["echo", "Hello"], "cannot be run by echo Hello: Hello -c from"),
+    "it is no Python": (["echo", "Hello"], "the tests cannot be run: Hello -c from"),
     "it says why it cannot start": (
-        ["sh", "-c", "echo No daemon.; exit 125"], "exit 125: No daemon."),
+        ["sh", "-c", "echo No daemon.; exit 125"], "the tests cannot be run: No daemon."),
 })  # fmt: skip
 def test_judge_of_code_that_cannot_run_it_is_broken_and_the_model_is_not_blamed(
     command, error

@@ -366,42 +366,33 @@ def agree(
     other: a tie is no agreement, and a run that gave up is a vote for nothing. `best`
     is the most frequent value. Values are equal where their JSON is ("Yes" is not
     "yes": let the judge return one form). A seed is another one in each run. The limits
-    are of all runs together. It stops early only where agreement is out of reach: the
-    share of the others is what you pay for. In a batch's task give run=run, and no
-    call. It is not async. Raises ValueError at temperature 0, where all answers would
-    be alike. (wave#1198)
+    are of all runs together. It stops early only where agreement is out of reach, as
+    the share is what you pay for. In a batch's task give run=run, and no call. It is
+    not async. Raises ValueError at temperature 0, as all would be alike. (wave#1198)
     """
     ask = ask if isinstance(ask, Ask) else Ask(ask)
-    settings = check_votes(ask, call, run, times, at_least)
+    seed = check_votes(ask, call, run, times, at_least).get("seed")
     if limits is not None and account is not None:
         raise ValueError("limits and account: give account=Account(limits)")
-    if limits is not None:
-        account = Account(limits)
-    for key, value in ("call", call), ("account", account):
-        options |= {key: value} if value is not None else {}
-    results, votes = list[Result[Any]](), Counter[str]()
-    values: dict[str, Any] = {}
-    try:
-        for number in range(times):
-            changed: dict[str, Any] = dict(ask.settings)
-            if type(settings.get("seed")) is int:  # a re-ask takes the next: leave room
-                changed["seed"] = settings["seed"] + 1000 * number
-            named = {"name": f"{name}/{number + 1}"} if name else {}
-            one = Ask(ask.messages, ask.wait, ask.call, **changed)
-            result = run(one, judge, **options, **named)
-            results.append(result)
-            if result:
-                key = json_key(result.value)
-                values.setdefault(key, result.value)
-                votes[key] += 1
-            left = times - number - 1
-            if (max(votes.values(), default=0) + left) / times < at_least:
-                break
-    except BaseException as error:  # what the runs before it paid for is not lost
-        before = [attempt for result in results for attempt in result.attempts]
-        error.attempts = [*before, *getattr(error, "attempts", ())]  # type: ignore[attr-defined]
-        raise
-    return outcome_of(results, votes, values, times, at_least)
+    account = Account(limits) if limits is not None else account
+    given = {"call": call, "account": account}
+    options |= {key: it for key, it in given.items() if it is not None}
+    votes = Votes(times, at_least)
+    while votes.are_open():
+        number = len(votes.results)
+        options |= {"name": f"{name}/{number + 1}"} if name else {}
+        changed: dict[str, Any] = dict(ask.settings)
+        if type(seed) is int:  # a re-ask takes the next: leave room for many
+            changed["seed"] = seed + 1000 * number
+        try:
+            votes.add(
+                run(Ask(ask.messages, ask.wait, ask.call, **changed), judge, **options)
+            )
+        except BaseException as error:  # what was paid for before is not lost
+            attempts = [*votes.attempts, *getattr(error, "attempts", ())]
+            error.attempts = attempts  # type: ignore[attr-defined]
+            raise
+    return votes.outcome()
 
 
 def check_votes(
@@ -427,37 +418,54 @@ def json_key(value: Any) -> str:
         return repr(value)
 
 
-def outcome_of(
-    results: list[Result[Any]],
-    votes: Counter[str],
-    values: dict[str, Any],
-    times: int,
-    at_least: float,
-) -> Result[Any]:
-    """Return one result of all votes, with what they paid for together."""
-    attempts, spent = list[Attempt](), Spent()
-    for result in results:
-        attempts += result.attempts
+class Votes:
+    """The runs of a vote, and what they say."""
+
+    def __init__(self, times: int, at_least: float):
+        self.times, self.at_least = times, at_least
+        self.results, self.attempts = list[Result[Any]](), list[Attempt]()
+        self.counts, self.values = Counter[str](), dict[str, Any]()
+        self.spent = Spent()
+
+    def are_open(self) -> bool:
+        """Return whether a further run may lead to agreement."""
+        left = self.times - len(self.results)
+        most = max(self.counts.values(), default=0)
+        return left > 0 and (most + left) / self.times >= self.at_least
+
+    def add(self, result: Result[Any]) -> None:
+        """Count the vote of a run, and what it spent."""
+        self.results.append(result)
+        self.attempts += result.attempts
         for it in fields(Spent):
-            total, more = getattr(spent, it.name), getattr(result.spent, it.name)
+            total, more = getattr(self.spent, it.name), getattr(result.spent, it.name)
             total = None if total is None or more is None else total + more
-            setattr(spent, it.name, total)
-    ranking = votes.most_common(2)
-    if not ranking:
-        why = f"none of {times} runs was accepted: {results[-1].why}"
-        return Result(None, False, why, results[-1].best, attempts, spent)
-    key, most = ranking[0]
-    value, share = values[key], f"{most} of {times} agree"
-    is_tie = len(ranking) > 1 and ranking[1][1] == most
-    if most / times < at_least:
-        why = f"no agreement: {share}, {at_least:.0%} must"
-    elif is_tie:
-        why = f"no agreement: {share}, and as many on another"
-    else:
-        return Result(value, True, f"accepted: {share}", value, attempts, spent)
-    if gave_up := [result.why for result in results if not result]:
-        why += f"; {len(gave_up)} gave up, as in: {gave_up[0]}"
-    return Result(None, False, why, value, attempts, spent)
+            setattr(self.spent, it.name, total)
+        if result:
+            key = json_key(result.value)
+            self.values.setdefault(key, result.value)
+            self.counts[key] += 1
+
+    def outcome(self) -> Result[Any]:
+        """Return one result of all runs."""
+        ranking = self.counts.most_common(2)
+        rejected = [result for result in self.results if not result]
+        if not ranking:
+            why = f"none of {self.times} runs was accepted: {rejected[-1].why}"
+            best = rejected[-1].best
+            return Result(None, False, why, best, self.attempts, self.spent)
+        key, most = ranking[0]
+        value, share = self.values[key], f"{most} of {self.times} agree"
+        if most / self.times < self.at_least:
+            why = f"no agreement: {share}, {self.at_least:.0%} must"
+        elif len(ranking) > 1 and ranking[1][1] == most:
+            why = f"no agreement: {share}, and as many on another"
+        else:
+            why = f"accepted: {share}"
+            return Result(value, True, why, value, self.attempts, self.spent)
+        if rejected:
+            why += f"; {len(rejected)} gave up, as in: {rejected[0].why}"
+        return Result(None, False, why, value, self.attempts, self.spent)
 
 
 # By more than the text ----------------------------------------------------------------

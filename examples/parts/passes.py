@@ -106,13 +106,7 @@ def passes(
                 complaint = watch(process, folder, output, seconds, disk)
             finally:
                 kill_all(process, mark)
-            printed = output.text()
-        report = re.search(rf"^{token} (\{{.*)", printed, re.MULTILINE)
-        found = json.loads(report[1]) if report else {}
-        if f"{token} ready" not in printed or "broken" in found:
-            words = (printed.replace(token, "") or complaint or "no output").split()
-            why = visible(" ".join(words))[:300]
-            raise OSError(f"the tests cannot be run by {' '.join(command)}: {why}")
+            found = report_in(output.text(), token, complaint)
         too_early = f"it ended too early, {ending(process.returncode)}"
         complaint = complaint or found.get("complaint", too_early)
         if complaint:
@@ -288,6 +282,17 @@ def kill_marked(mark: str) -> tuple[int, int]:
         except OSError:  # of another user, of the kernel, or gone
             ended += not folder.exists()
     return found, ended
+
+
+def report_in(printed: str, token: str, complaint: str) -> dict[str, str]:
+    """Return the report in what was printed, {} for none; raise OSError where the tests
+    did not even start."""
+    report = re.search(rf"^{token} (\{{.*)", printed, re.MULTILINE)
+    found: dict[str, str] = json.loads(report[1]) if report else {}
+    if f"{token} ready" not in printed or "broken" in found:
+        words = (printed.replace(token, "") or complaint or "no output").split()
+        raise OSError(f"the tests cannot be run: {visible(' '.join(words))[:300]}")
+    return found
 
 
 def ending(status: int) -> str:
