@@ -368,8 +368,7 @@ def agree(
     "yes": let the judge return one form). A seed is another one in each run. The limits
     are of all runs together. It stops early only where agreement is out of reach, as
     the share is what you pay for. In a batch's task give run=run, and no call. It is
-    not async. Raises ValueError at temperature 0, as all would be alike. (wave#1198)
-    """
+    not async. Raises ValueError at temperature 0: all would be alike. (wave#1198)"""
     ask = ask if isinstance(ask, Ask) else Ask(ask)
     seed = check_votes(ask, call, run, times, at_least).get("seed")
     if limits is not None and account is not None:
@@ -381,18 +380,21 @@ def agree(
     while votes.are_open():
         number = len(votes.results)
         options |= {"name": f"{name}/{number + 1}"} if name else {}
-        changed: dict[str, Any] = dict(ask.settings)
-        if type(seed) is int:  # a re-ask takes the next: leave room for many
-            changed["seed"] = seed + 1000 * number
         try:
-            votes.add(
-                run(Ask(ask.messages, ask.wait, ask.call, **changed), judge, **options)
-            )
+            votes.add(run(with_seed(ask, seed, number), judge, **options))
         except BaseException as error:  # what was paid for before is not lost
-            attempts = [*votes.attempts, *getattr(error, "attempts", ())]
-            error.attempts = attempts  # type: ignore[attr-defined]
+            votes.attempts += getattr(error, "attempts", ())
+            error.attempts = votes.attempts  # type: ignore[attr-defined]
             raise
     return votes.outcome()
+
+
+def with_seed(ask: Ask, seed: Any, number: int) -> Ask:
+    """Return what the vote of this number asks: with another seed, if there is one."""
+    changed: dict[str, Any] = dict(ask.settings)
+    if type(seed) is int:  # a re-ask takes the next: leave room for many
+        changed["seed"] = seed + 1000 * number
+    return Ask(ask.messages, ask.wait, ask.call, **changed)
 
 
 def check_votes(

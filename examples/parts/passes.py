@@ -96,23 +96,10 @@ def passes(
     limits |= {"FSIZE": disk, "CORE": 0, "NOFILE": 256}
 
     def passes(text: str) -> str:
-        token, mark = secrets.token_hex(16), secrets.token_hex(16)
-        task = {"answer": text, "limits": limits, "token": token}
-        task["tests"] = tests if isinstance(tests, str) else list(tests)
-        with work_folder(user) as folder:
-            process = start(command, task, folder, mark=mark, user=user)
-            output = Output(process)
-            try:
-                complaint = watch(process, folder, output, seconds, disk)
-            finally:
-                kill_all(process, mark)
-            found = report_in(output.text(), token, complaint)
-        too_early = f"it ended too early, {ending(process.returncode)}"
-        complaint = complaint or found.get("complaint", too_early)
+        task = {"answer": text, "tests": tests, "limits": limits}
+        complaint = complaint_of_tests(task, command, user, seconds)
         if complaint:
-            # The same each time, as a complaint is part of the next request.
-            complaint = complaint.replace(folder, ".").replace(mark, "")
-            raise Reject(visible(complaint.replace(token, "")), value=text)
+            raise Reject(visible(complaint), value=text)
         return text
 
     passes.blocks = True  # type: ignore[attr-defined]
@@ -120,6 +107,26 @@ def passes(
 
 
 # Outside: the process and its end -----------------------------------------------------
+
+
+def complaint_of_tests(
+    task: dict[str, Any], command: Sequence[str], user: int, seconds: float
+) -> str:
+    """Return why the tests do not pass, or "": the same each time, as a complaint is
+    part of the next request. Raise OSError where they cannot be run."""
+    token, mark = secrets.token_hex(16), secrets.token_hex(16)
+    with work_folder(user) as folder:
+        task = task | {"token": token}
+        process = start(command, task, folder, mark=mark, user=user)
+        output = Output(process)
+        try:
+            complaint = watch(process, folder, output, seconds, task["limits"]["FSIZE"])
+        finally:
+            kill_all(process, mark)
+        found = report_in(output.text(), token, complaint)
+    too_early = f"it ended too early, {ending(process.returncode)}"
+    complaint = complaint or found.get("complaint", too_early)
+    return complaint.replace(folder, ".").replace(mark, "").replace(token, "")
 
 
 def is_other(user: int) -> bool:
