@@ -737,7 +737,9 @@ def all_of(*judges: Hook) -> Hook:
                 raise
         return Accept(value)
 
-    all_of.labels = getattr(judges[0], "labels", ())  # type: ignore[attr-defined]
+    marks: Any = {"labels": getattr(judges[0], "labels", ())}  # for label_in_talk
+    marks["blocks"] = any(call_attribute(it, "blocks") is True for it in judges)
+    vars(all_of).update(marks)
     return all_of
 
 

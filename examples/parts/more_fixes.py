@@ -319,14 +319,14 @@ def from_the_best(state: State) -> Ask | None:
 # A person -----------------------------------------------------------------------------
 
 
-def ask_person(after: int = 4) -> Hook:
+def person_answers(after: int = 4) -> Hook:
     """Return a fix-up: once so many replies were rejected, or the model is stuck or
     refuses, ask a person at the terminal, with the complaint, until the judge accepts
     an answer. Stop where the person gives none. Answers count as calls, and go onto
-    the tape. Place: fixes=[*REPAIRS, ask_person(...), *RE_ASKS]. (airflow#62898,
+    the tape. Place: fixes=[*REPAIRS, person_answers(...), *RE_ASKS]. (airflow#62898,
     langgraph#8025)"""
 
-    def ask_person(state: State) -> Generator[Question, Any, Use | Stop | None]:
+    def person_answers(state: State) -> Generator[Question, Any, Use | Stop | None]:
         refused = state.reply.finish == "refusal"
         if not (state.stuck or refused or state.judged >= after):
             return None
@@ -346,7 +346,7 @@ def ask_person(after: int = 4) -> Hook:
             return Stop(str(error))
         return Use(texts[-1])  # a fix-up never accepts: the judge sees it once more
 
-    return ask_person
+    return person_answers
 
 
 def person(messages: Messages, **_settings: Any) -> str:
@@ -354,7 +354,7 @@ def person(messages: Messages, **_settings: Any) -> str:
     empty line and at the end of the input.
 
     It waits for as long as the person takes, which the run's limit of seconds counts.
-    So `arun` refuses it: there, copy it and ask_person, and await
+    So `arun` refuses it: there, copy it and person_answers, and await
     asyncio.to_thread(person, messages).
     """
     asked = visible(str(get_path(object, messages[-1], "content")))
