@@ -32,18 +32,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
-from collections.abc import Awaitable, Generator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
+from concurrent.futures import Future, wait
 from contextvars import copy_context
 from functools import partial
 from importlib.util import find_spec
 from inspect import Parameter, getdoc, iscoroutinefunction, signature
 from pathlib import Path
-from threading import Thread
-from types import GeneratorType
-from typing import Any, cast, get_type_hints
+from threading import TIMEOUT_MAX, Thread
+from typing import Any, cast
 from uuid import uuid4
 
 if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
@@ -102,24 +102,23 @@ class use_tools:
             names = ", ".join(map(name_of, functions))
             raise ValueError(f"two of the tools have one name: {names}")
         self.schemas: list[Any] = [tool.schema for tool in self.tools.values()]
-        self.timeout, self.confirm = timeout, confirm
+        self.timeout, self.confirm = min(timeout, TIMEOUT_MAX), confirm or say_yes
 
     def __call__(self, state: State) -> Generator[Ask, Any, Ask | Stop | None]:
         if not state.settings.get("tools"):
             cure = "give run an Ask(..., tools=tools.schemas)"
             raise HookError(f"the model was not told of any tool: {cure}")
-        requests = requests_in(state.reply)
-        named = [request["function"]["name"] != "" for request in requests]
-        if not requests or not all(named):  # a paused turn of claude.py is none, either
-            return None
+        requests, calls = requests_in(state.reply), state.reply.tool_calls
+        if not all(get_path(dict, it, "function") for it in calls) or not calls:
+            return None  # a paused turn of claude.py asks for no function, either
         # What a tool does must not be done for nobody.
         reason = limit_ahead(state, 2 * len(requests))
         if reason:
             return Stop(f"{reason}; so no tool was run")
         answer = {"role": "assistant", "content": state.reply.text}
         conversation = [*state.task, answer | {"tool_calls": requests}]
-        for request, asked in zip(requests, state.reply.tool_calls, strict=True):
-            name, arguments = request["function"]["name"], arguments_of(asked)
+        for request, asked in zip(requests, calls, strict=True):
+            name, arguments = name_in(asked), arguments_of(asked)
             text = yield from self.text_for(state, name, arguments)
             if text is None:
                 what = visible(f"{name}({arguments})"[:200])
@@ -134,11 +133,13 @@ class use_tools:
     ) -> Generator[Ask, Any, str | None]:
         """Return what the model is to read about a request; None where it asked for
         the same too often."""
-        earlier = state.memory.setdefault((self, name, arguments), list[str]())
-        if len(earlier) > 1 and earlier[-1] == earlier[-2]:
-            earlier.append(earlier[-1])
-            told = "error: asked for twice before, with the same result"
-            return told if len(earlier) == 3 else None
+        # How often each request brought each result, since any brought a new one.
+        times = state.memory.setdefault(self, Counter[tuple[str, str, str]]())
+        for found in times:
+            if found[:2] == (name, arguments) and times[found] > 1:
+                times[found] += 1
+                told = "error: asked for twice before, with the same result"
+                return told if times[found] == 3 else None
         tool = self.tools.get(name)
         if tool is None:
             text = f"error: there is no tool {name!r}, only {', '.join(self.tools)}"
@@ -151,7 +152,9 @@ class use_tools:
                 text = f"error: {complaint_of(error)}, in {arguments[:500]}"
             else:
                 text = yield from self.run_once(state, tool, given, arguments)
-        earlier.append(text)
+        if (name, arguments, text) not in times:
+            times.update({found: 1 - times[found] for found in times})
+        times[name, arguments, text] += 1
         return text
 
     def run_once(
@@ -160,38 +163,40 @@ class use_tools:
         """Run a tool, if it may run and was not started before; return what the model
         is to read. Both steps are calls, so that a tape has the one before the next."""
         what = f"{tool.name}({arguments})"
-        may_run = partial(self.confirm or say_yes, tool.name, json.loads(arguments))
-        permission: Reply = yield Ask(what, call=self.as_call(tool, may_run))
-        allowed, _, key = permission.text.partition(" ")
-        if allowed != "allowed":
+        may_run = partial(self.confirm, tool.name, json.loads(arguments))
+        permission: Reply = yield Ask(what, call=self.as_call(tool, may_run, verdict))
+        if permission.text != "allowed":
             return permission.text
         # Where the tape had the permission, the tool was started before. If the tape
         # has its result, too, the call below is not made.
         was_started = state.attempts[-1].reused
-        work = partial(tool.work, given, key, was_started)
-        result: Reply = yield Ask(what, call=self.as_call(tool, work, self.timeout))
+        work = partial(tool.work, given, permission.id, was_started)
+        result: Reply = yield Ask(what, call=self.as_call(tool, work, result_text))
         return result.text
 
-    def as_call(self, tool: Tool, work: Hook, timeout: float | None = None) -> Hook:
-        """Return a call, as loop.py's, that does work() and costs nothing: of a tool if
-        it has a time-out, else of the permission."""
+    def as_call(self, tool: Tool, work: Hook, text_of: Hook) -> Hook:
+        """Return a call, as loop.py's, that does work() and costs nothing. Its text is
+        text_of() what work() returned, or of the error that it raised."""
 
         def call(_messages: Messages, **_settings: Any) -> Any:
-            return self.reply_of(work, timeout)
+            return self.reply_of(work, text_of)
 
-        step = "permission" if timeout is None else "run"
+        step = "run" if text_of is result_text else "permission"
         vars(call).update(settings={"tool": tool.name, "step": step}, price=(0.0, 0.0))
         call.__name__ = tool.name
         return call
 
-    def reply_of(self, work: Hook, timeout: float | None) -> Any:
-        """Return the reply that work() gives, whatever it raises."""
-        try:
-            # A person is asked without a thread, and may take as long as it takes.
-            value = work() if timeout is None else in_thread(work).result(timeout)
-            return free_reply(text_of_value(value, timeout))
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            return free_reply(error_text(error, timeout))
+    def reply_of(self, work: Hook, text_of: Hook) -> Any:
+        """Return the reply of a call."""
+        if text_of is verdict:  # a person is asked without a thread or a time-out
+            try:
+                return free_reply(text_of, work())
+            except (Exception, SystemExit) as error:  # noqa: BLE001
+                return free_reply(text_of, error)
+        future = in_thread(work)
+        wait([future], self.timeout)
+        late = too_late(self.timeout)
+        return free_reply(text_of, future.result() if future.done() else late)
 
 
 class ause_tools(use_tools):
@@ -200,16 +205,28 @@ class ause_tools(use_tools):
 
     blocks = False
 
-    async def reply_of(self, work: Hook, timeout: float | None) -> Any:
-        """Return the reply that work() gives, whatever it raises."""
+    async def reply_of(self, work: Hook, text_of: Hook) -> Any:
+        """Return the reply of a call."""
+        task = asyncio.ensure_future(outcome_of(work))
+        timeout = None if text_of is verdict else self.timeout
         try:
-            future = asyncio.wrap_future(in_thread(work))
-            value = await asyncio.wait_for(future, timeout)
-            if isinstance(value, Awaitable):  # of an async function
-                value = await asyncio.wait_for(value, timeout)
-            return free_reply(text_of_value(value, timeout))
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            return free_reply(error_text(error, timeout))
+            await asyncio.wait([task], timeout=timeout)
+            late = too_late(self.timeout)
+            return free_reply(text_of, task.result() if task.done() else late)
+        finally:
+            task.cancel()  # where it is late, or the run was cancelled
+
+
+async def outcome_of(work: Hook) -> Any:
+    """Return what work() returns, awaited if it can be, or the error that it raises: a
+    cancelled task within a tool does not cancel the run."""
+    try:
+        value = await asyncio.wrap_future(in_thread(work))
+        return await value if isinstance(value, Awaitable) else value
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        return error
 
 
 def say_yes(_name: str, _arguments: dict[str, Any]) -> bool:
@@ -228,49 +245,61 @@ def yes_at_terminal(name: str, arguments: dict[str, Any]) -> bool | str:
 
 
 def in_thread(work: Hook) -> Future[Any]:
-    """Start work() in a thread that ends with the program; return its future."""
+    """Start work() in a thread that ends with the program; return the future of what it
+    returns, or of the error that it raises, whatever that is."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()  # it cannot be cancelled any more
     context = copy_context()
 
     def target() -> None:
         try:
-            future.set_result(context.run(work))
+            outcome = context.run(work)
         except BaseException as error:  # noqa: BLE001
-            future.set_exception(error)
+            outcome = error
+        future.set_result(outcome)
 
     Thread(target=target, daemon=True).start()
     return future
 
 
-def free_reply(text: str) -> Reply:
-    """Return a reply that took no tokens."""
-    return Reply(text, "stop", input_tokens=0, output_tokens=0, cost=0.0)
+def free_reply(text_of: Hook, outcome: Any) -> Reply:
+    """Return a reply that took no tokens, with an id that no other has."""
+    try:
+        text = text_of(outcome)
+    except Exception as error:  # noqa: BLE001
+        text = f"error: {describe(error)}"
+    return Reply(
+        text, "stop", input_tokens=0, output_tokens=0, cost=0.0, id=uuid4().hex
+    )
 
 
-def text_of_value(value: Any, timeout: float | None) -> str:
-    """Return what a tool returned as a text, as JSON if it was none; of a permission,
-    "allowed" and a key that no other request has, or why not."""
-    if timeout is None:
-        refused = f"not allowed: {value or 'a person said no'}"
-        return f"allowed {uuid4().hex}" if value is True else refused
+def too_late(timeout: float) -> TimeoutError:
+    """Return the error of a tool that took too long."""
+    return TimeoutError(f"it has {timeout:g} s; it may yet take effect")
+
+
+def verdict(answer: Any) -> str:
+    """Return "allowed", or why not, for what `confirm` returned or raised."""
+    if isinstance(answer, (BaseException, Awaitable)):
+        return result_text(answer)
+    refused = f"not allowed: {answer or 'a person said no'}"
+    return "allowed" if answer is True else refused
+
+
+def result_text(value: Any) -> str:
+    """Return what a tool returned as a text, as JSON if it was none; or its error."""
     if value is None:
         return "done"
-    if isinstance(value, (Awaitable, GeneratorType)):
+    if isinstance(value, BaseException):
+        return f"error: {describe(value)}"
+    if isinstance(value, (Awaitable, Iterator, AsyncIterator)):
         raise TypeError(f"it returned {value!r}, which is no value yet")
     text = value
     if not isinstance(value, str):
-        text = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    text = text.encode(errors="backslashreplace").decode()  # no lone surrogates
     more = len(text) - LONGEST
     return text if more <= 0 else f"{text[:LONGEST]} ... ({more} characters more)"
-
-
-def error_text(error: BaseException, timeout: float | None) -> str:
-    """Return what the model reads where a tool raised an error."""
-    text = f"error: {describe(error)}"
-    if isinstance(error, (TimeoutError, FutureTimeout, asyncio.TimeoutError)):
-        text += f" (it has {timeout:g} s); it may yet take effect" if timeout else ""
-    return text
 
 
 def limit_ahead(state: State, calls: int) -> str:
@@ -294,15 +323,19 @@ class Tool:
 
     def __init__(self, function: Hook):
         self.function, self.name = function, name_of(function)
-        parameters = dict(signature(function).parameters)
+        self.signature = signature(function, eval_str=True)
+        parameters = dict(self.signature.parameters)
         by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
         if not all(it.kind in by_name for it in parameters.values()):
             raise TypeError(
                 f"{self.name}: the parameters of a tool have names, no * or /"
             )
         self.takes_key = parameters.pop("idempotency_key", None) is not None
-        hints = get_type_hints(function, include_extras=True)
-        self.types = {name: hints.get(name, object) for name in parameters}
+        self.signature = self.signature.replace(parameters=[*parameters.values()])
+        kinds = {name: it.annotation for name, it in parameters.items()}
+        self.types = {
+            it: object if kinds[it] is Parameter.empty else kinds[it] for it in kinds
+        }
         self.adapter: Any = None
         optional = [it.name for it in parameters.values() if it.default is not it.empty]
         if find_spec("pydantic"):
@@ -314,7 +347,7 @@ class Tool:
             except TypeError as error:  # a type that is none of JSON
                 raise TypeError(f"{self.name}: {error}; or install pydantic") from None
             shape = simple_schema(self.types, optional)
-        facts = {"name": self.name, "description": getdoc(function) or ""}
+        facts = {"name": self.name, "description": getdoc(partial(function).func) or ""}
         self.schema = {"type": "function", "function": facts | {"parameters": shape}}
 
     def read(self, arguments: str) -> dict[str, Any]:
@@ -324,7 +357,7 @@ class Tool:
             return cast("dict[str, Any]", self.adapter.validate_python(given))
         if not isinstance(given, dict):
             raise TypeError(f"expected a JSON object, found {short_json(given)}")
-        signature(self.function).bind(**given)
+        self.signature.bind(**given)
         types = {name: kind for name, kind in self.types.items() if name in given}
         return cast("dict[str, Any]", json_with(**types)(arguments))
 
@@ -366,8 +399,8 @@ def simple_schema(types: dict[str, Any], optional: list[str]) -> dict[str, Any]:
 
 def requests_in(reply: Reply) -> list[dict[str, Any]]:
     """Return the requests for tools in a reply, fit to be sent back: each has an id of
-    its own, and an object of arguments, as endpoints refuse a conversation that has a
-    broken request. What else is in one, as the signature of a thought, stays."""
+    its own, a plain name and an object of arguments, as endpoints refuse a conversation
+    that has a broken one. What else is in it, as the signature of a thought, stays."""
     requests: list[dict[str, Any]] = []
     ids: set[str] = set()
     for number, asked in enumerate(reply.tool_calls):
@@ -376,9 +409,10 @@ def requests_in(reply: Reply) -> list[dict[str, Any]]:
             broken = not isinstance(strict_json(arguments), dict)
         except (Reject, RecursionError):
             broken = True
-        name = get_path(str, asked, "function", "name") or ""
+        name = re.sub("[^a-zA-Z0-9_-]", "_", name_in(asked))[:64] or "_"
         id_ = get_path(str, asked, "id") or f"call_{number}"
-        id_ = f"{id_}_{number}" if id_ in ids else id_
+        while id_ in ids:
+            id_ += "_"
         ids.add(id_)
         request: dict[str, Any] = {**(get_path(dict, asked) or {}), "id": id_}
         request["function"] = {"name": name, "arguments": "{}" if broken else arguments}
@@ -386,9 +420,15 @@ def requests_in(reply: Reply) -> list[dict[str, Any]]:
     return requests
 
 
+def name_in(asked: Any) -> str:
+    """Return the name of the tool that a request asks for, as the model wrote it."""
+    return get_path(str, asked, "function", "name") or ""
+
+
 def arguments_of(asked: Any) -> str:
     """Return the arguments of a request as a text: {} for none (xagent#1503)."""
-    given: Any = get_path((str, dict), asked, "function", "arguments") or "{}"
+    given: Any = get_path(object, asked, "function", "arguments")
+    given = "{}" if given in (None, "") else given
     return given if isinstance(given, str) else json.dumps(given)
 
 
