@@ -143,8 +143,10 @@ class use_tools:
         tool = self.tools.get(name)
         if tool is None:
             text = f"error: there is no tool {name!r}, only {', '.join(self.tools)}"
-        elif token_limits_reached(state):
-            text = "error: not run, as the reply was cut off at max_tokens"
+        elif state.reply.finish in ("length", "cut") or (
+            arguments == "{}" and token_limits_reached(state)  # whatever its flag says
+        ):
+            text = "error: not run, as the reply was cut off"
         else:
             try:
                 given = tool.read(arguments)
