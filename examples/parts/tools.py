@@ -18,11 +18,13 @@ Promised:
   parameter `idempotency_key` does, with the same key: a service then knows it again.
 - What a tool raises is what the model reads, and so are a time-out and the mistakes of
   the model: a tool that is not there, arguments that do not fit (the tool is not run),
-  the same request for the third time after two equal results. After a fourth, it ends.
+  the same request for the third time after two equal results, if no other request has
+  brought anything new since. After a fourth, the run ends.
 - No tool runs where a limit keeps the model from reading what it would return.
 
-Not promised: that a tool stops at its time-out (Python cannot stop its thread), or that
-what a tool returns does not mislead the model.
+Not promised: that a tool stops at its time-out (it has a thread of its own, and Python
+cannot stop that), that what it returns does not mislead the model, or anything where two
+processes do a run of one name at the same time.
 
 Each run of a tool takes two calls of Limits(calls=32), though they cost nothing: one is
 the permission, with its key, and one the tool. So allow an agent three for each step.
@@ -102,7 +104,9 @@ class use_tools:
             names = ", ".join(map(name_of, functions))
             raise ValueError(f"two of the tools have one name: {names}")
         self.schemas: list[Any] = [tool.schema for tool in self.tools.values()]
-        self.timeout, self.confirm = min(timeout, TIMEOUT_MAX), confirm or say_yes
+        self.confirm: Hook = confirm or (lambda _name, _given: True)
+        self.timeout = min(timeout, TIMEOUT_MAX)
+        self.late = TimeoutError(f"it has {timeout:g} s; it may yet take effect")
 
     def __call__(self, state: State) -> Generator[Ask, Any, Ask | Stop | None]:
         if not state.settings.get("tools"):
@@ -118,7 +122,8 @@ class use_tools:
         answer = {"role": "assistant", "content": state.reply.text}
         conversation = [*state.task, answer | {"tool_calls": requests}]
         for request, asked in zip(requests, calls, strict=True):
-            name, arguments = name_in(asked), arguments_of(asked)
+            name = get_path(str, asked, "function", "name") or ""
+            arguments = arguments_of(asked)
             text = yield from self.text_for(state, name, arguments)
             if text is None:
                 what = visible(f"{name}({arguments})"[:200])
@@ -155,7 +160,8 @@ class use_tools:
             else:
                 text = yield from self.run_once(state, tool, given, arguments)
         if (name, arguments, text) not in times:
-            times.update({found: 1 - times[found] for found in times})
+            for found in times:
+                times[found] = 1
         times[name, arguments, text] += 1
         return text
 
@@ -197,8 +203,7 @@ class use_tools:
                 return free_reply(text_of, error)
         future = in_thread(work)
         wait([future], self.timeout)
-        late = too_late(self.timeout)
-        return free_reply(text_of, future.result() if future.done() else late)
+        return free_reply(text_of, future.result() if future.done() else self.late)
 
 
 class ause_tools(use_tools):
@@ -213,8 +218,7 @@ class ause_tools(use_tools):
         timeout = None if text_of is verdict else self.timeout
         try:
             await asyncio.wait([task], timeout=timeout)
-            late = too_late(self.timeout)
-            return free_reply(text_of, task.result() if task.done() else late)
+            return free_reply(text_of, task.result() if task.done() else self.late)
         finally:
             task.cancel()  # where it is late, or the run was cancelled
 
@@ -229,11 +233,6 @@ async def outcome_of(work: Hook) -> Any:
         raise
     except BaseException as error:  # noqa: BLE001
         return error
-
-
-def say_yes(_name: str, _arguments: dict[str, Any]) -> bool:
-    """Return True: any tool may run."""
-    return True
 
 
 def yes_at_terminal(name: str, arguments: dict[str, Any]) -> bool | str:
@@ -270,14 +269,7 @@ def free_reply(text_of: Hook, outcome: Any) -> Reply:
         text = text_of(outcome)
     except Exception as error:  # noqa: BLE001
         text = f"error: {describe(error)}"
-    return Reply(
-        text, "stop", input_tokens=0, output_tokens=0, cost=0.0, id=uuid4().hex
-    )
-
-
-def too_late(timeout: float) -> TimeoutError:
-    """Return the error of a tool that took too long."""
-    return TimeoutError(f"it has {timeout:g} s; it may yet take effect")
+    return Reply(text, "stop", input_tokens=0, output_tokens=0, id=uuid4().hex)
 
 
 def verdict(answer: Any) -> str:
@@ -307,12 +299,11 @@ def result_text(value: Any) -> str:
 def limit_ahead(state: State, calls: int) -> str:
     """Return which limit forbids that the model is asked after so many calls, or ""."""
     for account in state.accounts:
-        reason = account.limit_reached(0.0)
-        most, used = account.limits.calls, account.spent.calls
-        if not reason and most is not None and used + calls >= most:
-            reason = f"limit reached: {used} of {most:g} calls, and tools take {calls}"
-        if reason:
+        used, most = account.spent.calls, account.limits.calls
+        if reason := account.limit_reached(0.0):
             return reason
+        if most is not None and used + calls >= most:
+            return f"limit reached: {used} of {most:g} calls, and tools take {calls}"
     return ""
 
 
@@ -329,14 +320,13 @@ class Tool:
         parameters = dict(self.signature.parameters)
         by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
         if not all(it.kind in by_name for it in parameters.values()):
-            raise TypeError(
-                f"{self.name}: the parameters of a tool have names, no * or /"
-            )
+            why = "the parameters of a tool have names, no * or /"
+            raise TypeError(f"{self.name}: {why}")
         self.takes_key = parameters.pop("idempotency_key", None) is not None
         self.signature = self.signature.replace(parameters=[*parameters.values()])
-        kinds = {name: it.annotation for name, it in parameters.items()}
         self.types = {
-            it: object if kinds[it] is Parameter.empty else kinds[it] for it in kinds
+            name: object if it.annotation is it.empty else it.annotation
+            for name, it in parameters.items()
         }
         self.adapter: Any = None
         optional = [it.name for it in parameters.values() if it.default is not it.empty]
@@ -411,7 +401,8 @@ def requests_in(reply: Reply) -> list[dict[str, Any]]:
             broken = not isinstance(strict_json(arguments), dict)
         except (Reject, RecursionError):
             broken = True
-        name = re.sub("[^a-zA-Z0-9_-]", "_", name_in(asked))[:64] or "_"
+        name = get_path(str, asked, "function", "name") or "_"
+        name = re.sub("[^a-zA-Z0-9_-]", "_", name)[:64]
         id_ = get_path(str, asked, "id") or f"call_{number}"
         while id_ in ids:
             id_ += "_"
@@ -420,11 +411,6 @@ def requests_in(reply: Reply) -> list[dict[str, Any]]:
         request["function"] = {"name": name, "arguments": "{}" if broken else arguments}
         requests.append(request | {"type": "function"})
     return requests
-
-
-def name_in(asked: Any) -> str:
-    """Return the name of the tool that a request asks for, as the model wrote it."""
-    return get_path(str, asked, "function", "name") or ""
 
 
 def arguments_of(asked: Any) -> str:
