@@ -23,8 +23,8 @@ Promised:
 - No tool runs where a limit keeps the model from reading what it would return.
 
 Not promised: that a tool stops at its time-out (it has a thread of its own, and Python
-cannot stop that), that what it returns does not mislead the model, or anything where two
-processes do a run of one name at the same time.
+cannot stop that); that what it returns does not mislead the model; anything where two
+processes do one run, by its name, at the same time.
 
 Each run of a tool takes two calls of Limits(calls=32), though they cost nothing: one is
 the permission, with its key, and one the tool. So allow an agent three for each step.
