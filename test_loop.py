@@ -4032,12 +4032,12 @@ def test_answer_that_is_rejected_is_asked_for_again_and_no_tool_runs_twice(agent
 
 
 def test_equal_ids_are_told_apart(agent):
-    requests = [wants("add", f'{{"a": {n}}}', id_) for n, id_ in enumerate("abaab")]
-    requests.append(wants("add", '{"a": 9}', "a_2"))
-    assert agent(asks_for(requests.pop(), *requests), "done")
+    ids = ("a_2", "a", "a", "", "")
+    requests = [wants("add", f'{{"a": {n}}}', id_) for n, id_ in enumerate(ids)]
+    assert agent(asks_for(*requests), "done")
     _, answer, *results = agent.call.asked[-1][0]
     ids = [request["id"] for request in answer["tool_calls"]]
-    assert ids == [it["tool_call_id"] for it in results] and len(set(ids)) == 6
+    assert ids == [it["tool_call_id"] for it in results] and len(set(ids)) == 5
 
 
 @by_name("arguments, finish, used, text", {
