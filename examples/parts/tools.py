@@ -41,6 +41,7 @@ from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
 from concurrent.futures import Future, wait
 from contextvars import copy_context
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from inspect import Parameter, getdoc, iscoroutinefunction, signature
 from pathlib import Path
@@ -365,16 +366,11 @@ class Tool:
 
 def adapter_of(name: str, types: dict[str, Any], optional: list[str]) -> Any:
     """Return pydantic's adapter for the arguments of a tool, as a dict."""
-    import pydantic
-    import typing_extensions  # pydantic brings it
-
-    make_dict: Any = typing_extensions.TypedDict
-    may_miss: Any = typing_extensions.NotRequired
-    members = {
-        it: may_miss[kind] if it in optional else kind for it, kind in types.items()
-    }
-    shape = make_dict(name, members)
-    shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    pydantic: Any = import_module("pydantic")
+    typing: Any = import_module("typing_extensions")  # pydantic brings it
+    members = types | {it: typing.NotRequired[types[it]] for it in optional}
+    shape = typing.TypedDict(name, members)
+    shape.__pydantic_config__ = {"extra": "forbid"}
     return pydantic.TypeAdapter(shape)
 
 
