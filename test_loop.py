@@ -4187,7 +4187,7 @@ print(call.asked[-1][0][-1]["content"])
 @on_posix
 @by_name("parameters, payments, text", {
     "is not run again, and the model reads so": (
-        "amount: int", 1, r"error: the program ended while this ran, .*\(key \w{32}\)"),
+        "amount: int", 1, r"error: the run ended before this had a result, .*\(key \w{32}\)"),
     "is run again with the same key": ("amount: int, idempotency_key: str", 2, "paid$"),
 })  # fmt: skip
 def test_tool_that_was_killed(tmp_path, parameters, payments, text):

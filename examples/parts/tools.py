@@ -360,7 +360,9 @@ class Tool:
             return self.function(**given, idempotency_key=key)
         if was_started:
             unknown = "so nobody knows whether it took effect. It was not run again"
-            return f"error: the program ended while this ran, {unknown} (key {key})"
+            return (
+                f"error: the run ended before this had a result, {unknown} (key {key})"
+            )
         return self.function(**given)
 
 
