@@ -359,10 +359,8 @@ class Tool:
         if self.takes_key:
             return self.function(**given, idempotency_key=key)
         if was_started:
-            unknown = "so nobody knows whether it took effect. It was not run again"
-            return (
-                f"error: the run ended before this had a result, {unknown} (key {key})"
-            )
+            why = "so nobody knows whether it took effect. It was not run again"
+            return f"error: the run ended before this had a result, {why} (key {key})"
         return self.function(**given)
 
 
