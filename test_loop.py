@@ -45,6 +45,7 @@ import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from email.utils import formatdate
 from functools import partial
@@ -4002,13 +4003,15 @@ def say(text: str) -> str:
 
 
 def fail(how: str):
-    if how == "exit":
-        sys.exit("no more")
-    raise loop.CallError(how, 429) if how == "busy" else ValueError(how)
+    kinds = {"exit": SystemExit, "stop": StopIteration, "Ctrl-C": KeyboardInterrupt}
+    kinds["cancelled"] = asyncio.CancelledError
+    raise loop.CallError(how, 429) if how == "busy" else kinds.get(how, ValueError)(how)
 
 
 def give(what: str):
-    return {"nothing": None, "pair": (1, "é"), "much": "x" * 30_000}[what]
+    values = {"nothing": None, "pair": (1, "é"), "much": "x" * 30_000}
+    values |= {"half": "\ud83d", "map": map(str, ()), "odd keys": {(1, 2): 3}}
+    return (values | {"error": ValueError("why")})[what]
 
 
 async def wait_for_ever() -> str:
@@ -4074,8 +4077,35 @@ GIVES = {
     ),
     "that it wanted to exit": (
         wants("fail", '{"how": "exit"}'),
-        "error: SystemExit: no",
+        "error: SystemExit: exit",
     ),
+    "that it has nothing next": (
+        wants("fail", '{"how": "stop"}'),
+        "error: StopIteration: stop",
+    ),
+    "that it was interrupted": (
+        wants("fail", '{"how": "Ctrl-C"}'),
+        "error: KeyboardInterrupt",
+    ),
+    "that it was cancelled": (
+        wants("fail", '{"how": "cancelled"}'),
+        "error: CancelledError",
+    ),
+    "the error that it returned": (
+        wants("give", '{"what": "error"}'),
+        "error: ValueError: why",
+    ),
+    "that an iterator is no value": (
+        wants("give", '{"what": "map"}'),
+        "error: TypeError: it returned <map",
+    ),
+    "that odd keys are no JSON": (
+        wants("give", '{"what": "odd keys"}'),
+        "error: TypeError: keys must be str",
+    ),
+    "half a character, escaped": (wants("give", '{"what": "half"}'), r"\\ud83d$"),
+    "that no tool has no name": (wants(""), "error: there is no tool '', only"),
+    "that no tool has two names": (wants("a b"), "error: there is no tool 'a b', only"),
     "that there is no such tool": (
         wants("plus"),
         "error: there is no tool 'plus', only",
@@ -4092,6 +4122,7 @@ GIVES = {
         "error: a: Input should",
     ),
     "the result of a number in quotes": (wants("add", '{"a": "5"}'), "5"),
+    "that a list is no object": (wants("add", [1]), "error: .*in \\[1\\]"),
     "the result of arguments that are no text": (wants("add", {"a": 1}), "1"),
     "that nesting has an end": (wants("add", "[" * 9999), "error: RecursionError"),
 }
@@ -4102,8 +4133,10 @@ def test_model_reads_of_its_tool(agent, wanted, text):
     assert agent(asks_for(wanted), "done").value == "done"
     [read] = agent.read()
     assert re.match(text, read) and len(agent.call.asked) == 2
-    asked = agent.call.asked[1][0][1]["tool_calls"][0]["function"]["arguments"]
-    assert type(json.loads(asked)) is dict  # or the endpoint would refuse all of it
+    asked = agent.call.asked[1][0][1]["tool_calls"][0]["function"]
+    # Or the endpoint would refuse all of it:
+    assert type(json.loads(asked["arguments"])) is dict
+    assert re.fullmatch("[a-z_]+", asked["name"])
 
 
 @by_name("tools, text", {
@@ -4116,10 +4149,31 @@ def test_model_reads_of_a_tool(agent, tools, text):
     assert re.match(text, agent.read()[0])
 
 
+def test_tool_may_take_for_ever(agent):
+    def wait_a_little() -> bool:
+        return threading.Event().wait(0.05)
+
+    once = asks_for(wants("wait_a_little"))
+    assert agent(once, "done", tools=[wait_a_little], timeout=math.inf)
+    assert agent.read() == ["false"]
+
+
 def test_async_tools_are_for_arun_and_end_at_their_time_out():
+    async def leave():
+        sys.exit("no more")
+
+    async def cancel():
+        task = asyncio.create_task(wait_for_ever())
+        task.cancel()
+        await task
+
     agent = Agent(lambda *args, **options: asyncio.run(loop.arun(*args, **options)))
-    agent(asks_for(wants("wait_for_ever")), "done", tools=[wait_for_ever], timeout=0.05)
-    assert agent.read()[0].startswith("error: TimeoutError")
+    tools, options = [wait_for_ever, leave, cancel], {"timeout": 0.05}
+    for tool, text in zip(
+        tools, ("TimeoutError", "SystemExit: no", "CancelledError"), strict=True
+    ):
+        assert agent(asks_for(wants(tool.__name__)), "done", tools=tools, **options)
+        assert agent.read()[0].startswith(f"error: {text}")
     with pytest.raises(TypeError, match="wait_for_ever is async: take ause_tools"):
         tools_part.use_tools(wait_for_ever)
     call, tools = loop.scripted("x"), tools_part.use_tools(add)
@@ -4148,6 +4202,61 @@ def test_answer_that_is_rejected_is_asked_for_again_and_no_tool_runs_twice(agent
     assert [len(messages) for messages, _ in agent.call.asked] == [1, 3, 3, 4]
 
 
+def test_equal_ids_are_told_apart(agent):
+    ids = ("a_2", "a", "a", "", "")
+    requests = [wants("add", f'{{"a": {n}}}', id_) for n, id_ in enumerate(ids)]
+    assert agent(asks_for(*requests), "done")
+    _, answer, *results = agent.call.asked[-1][0]
+    ids = [request["id"] for request in answer["tool_calls"]]
+    assert ids == [it["tool_call_id"] for it in results] and len(set(ids)) == 5
+
+
+@by_name("arguments, finish, used, text", {
+    "as it says": ('{"a": 1}', "length", 9, "error: not run, as the reply was cut off"),
+    "with its connection": ('{"a": 1}', "cut", 0, "error: not run, as"),
+    "before it gave arguments": ("", "tools", 9, "error: not run, as"),
+    "after whole arguments": ('{"a": 1}', "tools", 9, "1"),
+})  # fmt: skip
+def test_tool_is_asked_for_by_a_reply_that_was_cut_off(
+    agent, arguments, finish, used, text
+):
+    def add(a: int = 0):
+        return a
+
+    cut = replace(asks_for(wants("add", arguments), finish=finish), output_tokens=used)
+    assert agent(cut, "done", tools=[add], settings={"max_tokens": 9})
+    assert agent.read()[0].startswith(text)
+
+
+@by_name("make, text", {
+    "a part of a function": (lambda: partial(add, a=3), "3"),
+    "an object": (lambda: Adder(b=0), "7"),
+    "its method": (lambda: Adder().add, "7"),
+    "a class": (lambda: Adder, '"<.*Adder object'),
+})  # fmt: skip
+def test_tool_is(agent, make, text):
+    tool = make()
+    name = loop.name_of(tool)
+    assert agent(asks_for(wants(name, '{"b": "0"}')), "done", tools=[tool])
+    assert re.match(text, agent.read()[0])
+    told = agent.tools.schemas[0]["function"]
+    assert told["parameters"]["properties"]["b"]["type"] == "integer"
+    assert told["description"] in ("Return the sum of two numbers.", "Add to 7.")
+
+
+class Adder:
+    """Add to 7."""
+
+    def __init__(self, b: int = 0):
+        pass
+
+    def add(self, b: int) -> int:
+        """Add to 7."""
+        return b + 7
+
+    __call__ = add
+
+
 def test_no_tool_runs_where_the_model_could_not_read_what_comes_of_it(agent):
     once = asks_for(wants("add", '{"a": 1}'))
     for limits in ({"calls": 3}, {"tokens": 1}):
@@ -4172,6 +4281,24 @@ def test_same_request_is_run_again_and_again_unless(agent, results, runs, why):
     result = agent(*replies, "done", tools=[poll], limits=limits)
     assert re.match(why, result.why) and len(ran) == runs
     assert result or "error: asked for twice before" in agent.read()[-1]
+
+
+@by_name("edits, runs, why", {
+    "something else was done in between": ("abcd", 4, "accepted"),
+    "the same was done in between": ("aaaaa", 2, "the model asks for check"),
+})  # fmt: skip
+def test_same_request_brings_the_same_although(agent, edits, runs, why):
+    def check() -> str:
+        ran.append("check")
+        return "2 failed"
+
+    replies = []
+    for edit in edits:
+        replies.append(asks_for(wants("check")))
+        replies.append(asks_for(wants("say", json.dumps({"text": edit}))))
+    limits = loop.Limits(calls=99)
+    result = agent(*replies, "done", tools=[check, say], limits=limits)
+    assert result.why.startswith(why) and ran.count("check") == runs
 
 
 CONFIRMS = {
@@ -4231,7 +4358,7 @@ print(call.asked[-1][0][-1]["content"])
 @on_posix
 @by_name("parameters, payments, text", {
     "is not run again, and the model reads so": (
-        "amount: int", 1, r"error: the program ended while this ran, .*\(key \w{32}\)"),
+        "amount: int", 1, r"error: the run ended before this had a result, .*\(key \w{32}\)"),
     "is run again with the same key": ("amount: int, idempotency_key: str", 2, "paid$"),
 })  # fmt: skip
 def test_tool_that_was_killed(tmp_path, parameters, payments, text):
@@ -4297,6 +4424,14 @@ def test_simple_types_need_no_pydantic():
             ask = Ask("?", tools=tools.schemas)
             assert run(ask, str, call=call, fixes=[tools, *FIXES])
             print(call.asked[1][0][-1]["content"])
+        def pay(amount: int, idempotency_key: str) -> str:
+            return f"paid {amount}, {len(idempotency_key)}"
+
+        tools = use_tools(pay)
+        request = {"function": {"name": "pay", "arguments": '{"amount": 5}'}}
+        call = scripted(Reply("", tool_calls=(request,)), "done")
+        run(Ask("?", tools=tools.schemas), str, call=call, fixes=[tools])
+        print(call.asked[1][0][-1]["content"])
         try:
             use_tools(lambda a: a, run)
         except TypeError as error:
@@ -4308,7 +4443,8 @@ def test_simple_types_need_no_pydantic():
     assert integers in lines[0] and "'required': ['a']" in lines[0]
     assert lines[1] == "1" and "missing a required argument: 'a'" in lines[2]
     assert "a: expected an integer" in lines[3] and "'c'" in lines[4]
-    assert "expected a JSON object" in lines[5] and "run: ask: give a type" in lines[6]
+    assert "expected a JSON object" in lines[5] and lines[6] == "paid 5, 32"
+    assert "run: ask: give a type" in lines[7]
 
 
 @by_name("wrong, error, why", {
@@ -4393,6 +4529,29 @@ def test_model_without_tool_calls_asks_for_tools_in_text(agent, go):
     assert [it["content"] for it in second[2:]] == [asked, "The tool returned: 3"]
     assert [it["role"] for it in second[2:]] == ["assistant", "user"]
     assert all(settings == {} for _, settings in agent.call.asked)
+
+
+REQUEST = '{"tool": "add", "arguments": {"a": 1, "b": 2}}'
+
+
+@by_name("text, used, value", {
+    "is run, whatever cut off the talk after it": (f"{REQUEST} So it is 1", 9, 3),
+    "within a thought is none": (f"<think>{REQUEST}? No.</think>4", 9, 4),
+    "after a thought is run": (f"<think>{{}}</think>{REQUEST}", 5, 3),
+})  # fmt: skip
+def test_request_in_text(text, used, value):
+    tools = tools_part.use_tools(add)
+    call = loop.scripted(loop.Reply(text, output_tokens=used), "3")
+    ask = loop.Ask("?", tools=tools.schemas, max_tokens=9)
+    fixes = [tools, *loop.FIXES]
+    assert loop.run(ask, int, call=tools_in_text(call), fixes=fixes).value == value
+    last = call.asked[-1][0][-1]["content"]
+    assert last == ("The tool returned: 3" if value == 3 else "?")
+
+
+def test_call_that_returns_no_reply_is_a_bug_with_tools_in_text_as_well():
+    with pytest.raises(loop.HookError, match="returned None, not a Reply"):
+        loop.run("?", str, call=tools_in_text(lambda messages: None))
 
 
 # streaming.py: replies that are read while they are written

@@ -18,11 +18,13 @@ Promised:
   parameter `idempotency_key` does, with the same key: a service then knows it again.
 - What a tool raises is what the model reads, and so are a time-out and the mistakes of
   the model: a tool that is not there, arguments that do not fit (the tool is not run),
-  the same request for the third time after two equal results. After a fourth, it ends.
+  the same request for the third time after two equal results, if no other request has
+  brought anything new since. After a fourth, the run ends.
 - No tool runs where a limit keeps the model from reading what it would return.
 
-Not promised: that a tool stops at its time-out (Python cannot stop its thread), or that
-what a tool returns does not mislead the model.
+Not promised: that a tool stops at its time-out (it has a thread of its own, and Python
+cannot stop that); that what it returns does not mislead the model; anything where two
+processes do one run, by its name, at the same time.
 
 Each run of a tool takes two calls of Limits(calls=32), though they cost nothing: one is
 the permission, with its key, and one the tool. So allow an agent three for each step.
@@ -32,18 +34,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
-from collections.abc import Awaitable, Generator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
+from concurrent.futures import Future, wait
 from contextvars import copy_context
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from inspect import Parameter, getdoc, iscoroutinefunction, signature
 from pathlib import Path
-from threading import Thread
-from types import GeneratorType
-from typing import Any, cast, get_type_hints
+from threading import TIMEOUT_MAX, Thread
+from typing import Any, cast
 from uuid import uuid4
 
 if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
@@ -102,24 +105,26 @@ class use_tools:
             names = ", ".join(map(name_of, functions))
             raise ValueError(f"two of the tools have one name: {names}")
         self.schemas: list[Any] = [tool.schema for tool in self.tools.values()]
-        self.timeout, self.confirm = timeout, confirm
+        self.confirm: Hook = confirm or (lambda _name, _given: True)
+        self.timeout = min(timeout, TIMEOUT_MAX)
+        self.late = TimeoutError(f"it has {timeout:g} s; it may yet take effect")
 
     def __call__(self, state: State) -> Generator[Ask, Any, Ask | Stop | None]:
         if not state.settings.get("tools"):
             cure = "give run an Ask(..., tools=tools.schemas)"
             raise HookError(f"the model was not told of any tool: {cure}")
-        requests = requests_in(state.reply)
-        named = [request["function"]["name"] != "" for request in requests]
-        if not requests or not all(named):  # a paused turn of claude.py is none, either
-            return None
+        requests, calls = requests_in(state.reply), state.reply.tool_calls
+        if not all(get_path(dict, it, "function") for it in calls) or not calls:
+            return None  # a paused turn of claude.py asks for no function, either
         # What a tool does must not be done for nobody.
         reason = limit_ahead(state, 2 * len(requests))
         if reason:
             return Stop(f"{reason}; so no tool was run")
         answer = {"role": "assistant", "content": state.reply.text}
         conversation = [*state.task, answer | {"tool_calls": requests}]
-        for request, asked in zip(requests, state.reply.tool_calls, strict=True):
-            name, arguments = request["function"]["name"], arguments_of(asked)
+        for request, asked in zip(requests, calls, strict=True):
+            name = get_path(str, asked, "function", "name") or ""
+            arguments = arguments_of(asked)
             text = yield from self.text_for(state, name, arguments)
             if text is None:
                 what = visible(f"{name}({arguments})"[:200])
@@ -134,16 +139,20 @@ class use_tools:
     ) -> Generator[Ask, Any, str | None]:
         """Return what the model is to read about a request; None where it asked for
         the same too often."""
-        earlier = state.memory.setdefault((self, name, arguments), list[str]())
-        if len(earlier) > 1 and earlier[-1] == earlier[-2]:
-            earlier.append(earlier[-1])
-            told = "error: asked for twice before, with the same result"
-            return told if len(earlier) == 3 else None
+        # How often each request brought each result, since any brought a new one.
+        times = state.memory.setdefault(self, Counter[tuple[str, str, str]]())
+        for found in times:
+            if found[:2] == (name, arguments) and times[found] > 1:
+                times[found] += 1
+                told = "error: asked for twice before, with the same result"
+                return told if times[found] == 3 else None
         tool = self.tools.get(name)
         if tool is None:
             text = f"error: there is no tool {name!r}, only {', '.join(self.tools)}"
-        elif token_limits_reached(state):
-            text = "error: not run, as the reply was cut off at max_tokens"
+        elif state.reply.finish in ("length", "cut") or (
+            arguments == "{}" and token_limits_reached(state)  # whatever its flag says
+        ):
+            text = "error: not run, as the reply was cut off"
         else:
             try:
                 given = tool.read(arguments)
@@ -151,7 +160,10 @@ class use_tools:
                 text = f"error: {complaint_of(error)}, in {arguments[:500]}"
             else:
                 text = yield from self.run_once(state, tool, given, arguments)
-        earlier.append(text)
+        if (name, arguments, text) not in times:
+            for found in times:
+                times[found] = 1
+        times[name, arguments, text] += 1
         return text
 
     def run_once(
@@ -160,38 +172,39 @@ class use_tools:
         """Run a tool, if it may run and was not started before; return what the model
         is to read. Both steps are calls, so that a tape has the one before the next."""
         what = f"{tool.name}({arguments})"
-        may_run = partial(self.confirm or say_yes, tool.name, json.loads(arguments))
-        permission: Reply = yield Ask(what, call=self.as_call(tool, may_run))
-        allowed, _, key = permission.text.partition(" ")
-        if allowed != "allowed":
+        may_run = partial(self.confirm, tool.name, json.loads(arguments))
+        permission: Reply = yield Ask(what, call=self.as_call(tool, may_run, verdict))
+        if permission.text != "allowed":
             return permission.text
         # Where the tape had the permission, the tool was started before. If the tape
         # has its result, too, the call below is not made.
         was_started = state.attempts[-1].reused
-        work = partial(tool.work, given, key, was_started)
-        result: Reply = yield Ask(what, call=self.as_call(tool, work, self.timeout))
+        work = partial(tool.work, given, permission.id, was_started)
+        result: Reply = yield Ask(what, call=self.as_call(tool, work, result_text))
         return result.text
 
-    def as_call(self, tool: Tool, work: Hook, timeout: float | None = None) -> Hook:
-        """Return a call, as loop.py's, that does work() and costs nothing: of a tool if
-        it has a time-out, else of the permission."""
+    def as_call(self, tool: Tool, work: Hook, text_of: Hook) -> Hook:
+        """Return a call, as loop.py's, that does work() and costs nothing. Its text is
+        text_of() what work() returned, or of the error that it raised."""
 
         def call(_messages: Messages, **_settings: Any) -> Any:
-            return self.reply_of(work, timeout)
+            return self.reply_of(work, text_of)
 
-        step = "permission" if timeout is None else "run"
+        step = "run" if text_of is result_text else "permission"
         vars(call).update(settings={"tool": tool.name, "step": step}, price=(0.0, 0.0))
         call.__name__ = tool.name
         return call
 
-    def reply_of(self, work: Hook, timeout: float | None) -> Any:
-        """Return the reply that work() gives, whatever it raises."""
-        try:
-            # A person is asked without a thread, and may take as long as it takes.
-            value = work() if timeout is None else in_thread(work).result(timeout)
-            return free_reply(text_of_value(value, timeout))
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            return free_reply(error_text(error, timeout))
+    def reply_of(self, work: Hook, text_of: Hook) -> Any:
+        """Return the reply of a call."""
+        if text_of is verdict:  # a person is asked without a thread or a time-out
+            try:
+                return free_reply(text_of, work())
+            except (Exception, SystemExit) as error:  # noqa: BLE001
+                return free_reply(text_of, error)
+        future = in_thread(work)
+        wait([future], self.timeout)
+        return free_reply(text_of, future.result() if future.done() else self.late)
 
 
 class ause_tools(use_tools):
@@ -200,21 +213,27 @@ class ause_tools(use_tools):
 
     blocks = False
 
-    async def reply_of(self, work: Hook, timeout: float | None) -> Any:
-        """Return the reply that work() gives, whatever it raises."""
+    async def reply_of(self, work: Hook, text_of: Hook) -> Any:
+        """Return the reply of a call."""
+        task = asyncio.ensure_future(outcome_of(work))
+        timeout = None if text_of is verdict else self.timeout
         try:
-            future = asyncio.wrap_future(in_thread(work))
-            value = await asyncio.wait_for(future, timeout)
-            if isinstance(value, Awaitable):  # of an async function
-                value = await asyncio.wait_for(value, timeout)
-            return free_reply(text_of_value(value, timeout))
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            return free_reply(error_text(error, timeout))
+            await asyncio.wait([task], timeout=timeout)
+            return free_reply(text_of, task.result() if task.done() else self.late)
+        finally:
+            task.cancel()  # where it is late, or the run was cancelled
 
 
-def say_yes(_name: str, _arguments: dict[str, Any]) -> bool:
-    """Return True: any tool may run."""
-    return True
+async def outcome_of(work: Hook) -> Any:
+    """Return what work() returns, awaited if it can be, or the error that it raises: a
+    cancelled task within a tool does not cancel the run."""
+    try:
+        value = await asyncio.wrap_future(in_thread(work))
+        return await value if isinstance(value, Awaitable) else value
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        return error
 
 
 def yes_at_terminal(name: str, arguments: dict[str, Any]) -> bool | str:
@@ -228,60 +247,64 @@ def yes_at_terminal(name: str, arguments: dict[str, Any]) -> bool | str:
 
 
 def in_thread(work: Hook) -> Future[Any]:
-    """Start work() in a thread that ends with the program; return its future."""
+    """Start work() in a thread that ends with the program; return the future of what it
+    returns, or of the error that it raises, whatever that is."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()  # it cannot be cancelled any more
     context = copy_context()
 
     def target() -> None:
         try:
-            future.set_result(context.run(work))
+            outcome = context.run(work)
         except BaseException as error:  # noqa: BLE001
-            future.set_exception(error)
+            outcome = error
+        future.set_result(outcome)
 
     Thread(target=target, daemon=True).start()
     return future
 
 
-def free_reply(text: str) -> Reply:
-    """Return a reply that took no tokens."""
-    return Reply(text, "stop", input_tokens=0, output_tokens=0, cost=0.0)
+def free_reply(text_of: Hook, outcome: Any) -> Reply:
+    """Return a reply that took no tokens, with an id that no other has."""
+    try:
+        text = text_of(outcome)
+    except Exception as error:  # noqa: BLE001
+        text = f"error: {describe(error)}"
+    return Reply(text, "stop", input_tokens=0, output_tokens=0, id=uuid4().hex)
 
 
-def text_of_value(value: Any, timeout: float | None) -> str:
-    """Return what a tool returned as a text, as JSON if it was none; of a permission,
-    "allowed" and a key that no other request has, or why not."""
-    if timeout is None:
-        refused = f"not allowed: {value or 'a person said no'}"
-        return f"allowed {uuid4().hex}" if value is True else refused
+def verdict(answer: Any) -> str:
+    """Return "allowed", or why not, for what `confirm` returned or raised."""
+    if isinstance(answer, (BaseException, Awaitable)):
+        return result_text(answer)
+    refused = f"not allowed: {answer or 'a person said no'}"
+    return "allowed" if answer is True else refused
+
+
+def result_text(value: Any) -> str:
+    """Return what a tool returned as a text, as JSON if it was none; or its error."""
     if value is None:
         return "done"
-    if isinstance(value, (Awaitable, GeneratorType)):
+    if isinstance(value, BaseException):
+        return f"error: {describe(value)}"
+    if isinstance(value, (Awaitable, Iterator, AsyncIterator)):
         raise TypeError(f"it returned {value!r}, which is no value yet")
     text = value
     if not isinstance(value, str):
-        text = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    text = text.encode(errors="backslashreplace").decode()  # no lone surrogates
     more = len(text) - LONGEST
     return text if more <= 0 else f"{text[:LONGEST]} ... ({more} characters more)"
-
-
-def error_text(error: BaseException, timeout: float | None) -> str:
-    """Return what the model reads where a tool raised an error."""
-    text = f"error: {describe(error)}"
-    if isinstance(error, (TimeoutError, FutureTimeout, asyncio.TimeoutError)):
-        text += f" (it has {timeout:g} s); it may yet take effect" if timeout else ""
-    return text
 
 
 def limit_ahead(state: State, calls: int) -> str:
     """Return which limit forbids that the model is asked after so many calls, or ""."""
     for account in state.accounts:
-        reason = account.limit_reached(0.0)
-        most, used = account.limits.calls, account.spent.calls
-        if not reason and most is not None and used + calls >= most:
-            reason = f"limit reached: {used} of {most:g} calls, and tools take {calls}"
-        if reason:
+        used, most = account.spent.calls, account.limits.calls
+        if reason := account.limit_reached(0.0):
             return reason
+        if most is not None and used + calls >= most:
+            return f"limit reached: {used} of {most:g} calls, and tools take {calls}"
     return ""
 
 
@@ -294,15 +317,18 @@ class Tool:
 
     def __init__(self, function: Hook):
         self.function, self.name = function, name_of(function)
-        parameters = dict(signature(function).parameters)
+        self.signature = signature(function, eval_str=True)
+        parameters = dict(self.signature.parameters)
         by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
         if not all(it.kind in by_name for it in parameters.values()):
-            raise TypeError(
-                f"{self.name}: the parameters of a tool have names, no * or /"
-            )
+            why = "the parameters of a tool have names, no * or /"
+            raise TypeError(f"{self.name}: {why}")
         self.takes_key = parameters.pop("idempotency_key", None) is not None
-        hints = get_type_hints(function, include_extras=True)
-        self.types = {name: hints.get(name, object) for name in parameters}
+        self.signature = self.signature.replace(parameters=[*parameters.values()])
+        self.types = {
+            name: object if it.annotation is it.empty else it.annotation
+            for name, it in parameters.items()
+        }
         self.adapter: Any = None
         optional = [it.name for it in parameters.values() if it.default is not it.empty]
         if find_spec("pydantic"):
@@ -314,7 +340,7 @@ class Tool:
             except TypeError as error:  # a type that is none of JSON
                 raise TypeError(f"{self.name}: {error}; or install pydantic") from None
             shape = simple_schema(self.types, optional)
-        facts = {"name": self.name, "description": getdoc(function) or ""}
+        facts = {"name": self.name, "description": getdoc(partial(function).func) or ""}
         self.schema = {"type": "function", "function": facts | {"parameters": shape}}
 
     def read(self, arguments: str) -> dict[str, Any]:
@@ -324,7 +350,7 @@ class Tool:
             return cast("dict[str, Any]", self.adapter.validate_python(given))
         if not isinstance(given, dict):
             raise TypeError(f"expected a JSON object, found {short_json(given)}")
-        signature(self.function).bind(**given)
+        self.signature.bind(**given)
         types = {name: kind for name, kind in self.types.items() if name in given}
         return cast("dict[str, Any]", json_with(**types)(arguments))
 
@@ -333,23 +359,18 @@ class Tool:
         if self.takes_key:
             return self.function(**given, idempotency_key=key)
         if was_started:
-            unknown = "so nobody knows whether it took effect. It was not run again"
-            return f"error: the program ended while this ran, {unknown} (key {key})"
+            why = "so nobody knows whether it took effect. It was not run again"
+            return f"error: the run ended before this had a result, {why} (key {key})"
         return self.function(**given)
 
 
 def adapter_of(name: str, types: dict[str, Any], optional: list[str]) -> Any:
     """Return pydantic's adapter for the arguments of a tool, as a dict."""
-    import pydantic
-    import typing_extensions  # pydantic brings it
-
-    make_dict: Any = typing_extensions.TypedDict
-    may_miss: Any = typing_extensions.NotRequired
-    members = {
-        it: may_miss[kind] if it in optional else kind for it, kind in types.items()
-    }
-    shape = make_dict(name, members)
-    shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    pydantic: Any = import_module("pydantic")
+    typing: Any = import_module("typing_extensions")  # pydantic brings it
+    members = types | {it: typing.NotRequired[types[it]] for it in optional}
+    shape = typing.TypedDict(name, members)
+    shape.__pydantic_config__ = {"extra": "forbid"}
     return pydantic.TypeAdapter(shape)
 
 
@@ -366,8 +387,8 @@ def simple_schema(types: dict[str, Any], optional: list[str]) -> dict[str, Any]:
 
 def requests_in(reply: Reply) -> list[dict[str, Any]]:
     """Return the requests for tools in a reply, fit to be sent back: each has an id of
-    its own, and an object of arguments, as endpoints refuse a conversation that has a
-    broken request. What else is in one, as the signature of a thought, stays."""
+    its own, a plain name and an object of arguments, as endpoints refuse a conversation
+    that has a broken one. What else is in it, as the signature of a thought, stays."""
     requests: list[dict[str, Any]] = []
     ids: set[str] = set()
     for number, asked in enumerate(reply.tool_calls):
@@ -376,9 +397,11 @@ def requests_in(reply: Reply) -> list[dict[str, Any]]:
             broken = not isinstance(strict_json(arguments), dict)
         except (Reject, RecursionError):
             broken = True
-        name = get_path(str, asked, "function", "name") or ""
+        name = get_path(str, asked, "function", "name") or "_"
+        name = re.sub("[^a-zA-Z0-9_-]", "_", name)[:64]
         id_ = get_path(str, asked, "id") or f"call_{number}"
-        id_ = f"{id_}_{number}" if id_ in ids else id_
+        while id_ in ids:
+            id_ += "_"
         ids.add(id_)
         request: dict[str, Any] = {**(get_path(dict, asked) or {}), "id": id_}
         request["function"] = {"name": name, "arguments": "{}" if broken else arguments}
@@ -388,7 +411,8 @@ def requests_in(reply: Reply) -> list[dict[str, Any]]:
 
 def arguments_of(asked: Any) -> str:
     """Return the arguments of a request as a text: {} for none (xagent#1503)."""
-    given: Any = get_path((str, dict), asked, "function", "arguments") or "{}"
+    given: Any = get_path(object, asked, "function", "arguments")
+    given = "{}" if given in (None, "") else given
     return given if isinstance(given, str) else json.dumps(given)
 
 

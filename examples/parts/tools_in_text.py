@@ -26,7 +26,7 @@ For loop.py and tools.py that is a tool call like any other. What the model writ
 its request is dropped, as small models go on and invent the result.
 
 Not promised: that the model keeps to the form. A reply without a request in it goes to
-the judge, as an answer.
+the judge, as an answer; an answer that quotes a request is one.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from loop import (
     Hook,
     Messages,
     Reply,
+    call_attribute,
     get_path,
     name_of,
     run,
@@ -73,15 +74,12 @@ def tools_in_text(call: Hook) -> Hook:
             return awaited(outcome)
         return with_request(outcome)
 
-    async def awaited(outcome: Awaitable[Any]) -> Reply:
+    async def awaited(outcome: Awaitable[Any]) -> Any:
         return with_request(await outcome)
 
     in_text.__name__ = name_of(call)
-    facts = {
-        "price": getattr(call, "price", None),
-        "blocks": getattr(call, "blocks", 0),
-    }
-    vars(in_text).update(facts)
+    for fact in ("price", "blocks"):
+        vars(in_text)[fact] = call_attribute(call, fact)
     if settings_of(call):  # else a tape refuses it, as it would refuse the call itself
         vars(in_text)["settings"] = settings_of(call) | {"tool_calls": "in text"}
     return in_text
@@ -119,15 +117,17 @@ def text_of_request(request: Any) -> str:
     return json.dumps({"tool": name, "arguments": arguments})
 
 
-def with_request(outcome: Any) -> Reply:
-    """Return a reply with the first request in its text, if any, as a tool call."""
-    reply = outcome if isinstance(outcome, Reply) else Reply(str(outcome))
-    for piece in scan_json(reply.text).pieces:
+def with_request(outcome: Any) -> Any:
+    """Return a reply with the first request in its text, if any, as a tool call. One
+    that stands within a thought is none."""
+    reply = Reply(str(outcome)) if isinstance(outcome, str) else outcome
+    if not isinstance(reply, Reply):
+        return reply  # loop.py says what is wrong with it
+    text = reply.text.rpartition("</think>")[2].partition("<think>")[0]
+    for piece in scan_json(text).pieces:
         found = json.loads(piece)
-        name, arguments = (
-            get_path(str, found, "tool"),
-            get_path(dict, found, "arguments"),
-        )
+        name = get_path(str, found, "tool")
+        arguments = get_path(dict, found, "arguments")
         if name is not None and arguments is not None:
             function = {"name": name, "arguments": json.dumps(arguments)}
             request = {"id": "", "type": "function", "function": function}
