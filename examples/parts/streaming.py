@@ -35,6 +35,7 @@ Not promised:
 - The tokens of a reply that was cut are estimated, unless the endpoint counts aloud:
   llama.cpp does with timings_per_token=True, vLLM with
   stream_options={"include_usage": True, "continuous_usage_stats": True}.
+- The connection is not kept for the next call, as some stay open after [DONE].
 - Some endpoints write on, and charge for it, after the connection is closed.
 - What on_text showed may be rejected later. It may be hostile, too: see print_piece.
 """
@@ -85,9 +86,9 @@ def streamed(
 ) -> chat:
     """Return a call like this chat or achat that reads the reply while it is written.
 
-    stall: seconds without a new piece of text; longest: seconds for the whole reply, in
-    place of the timeout of the call. Raises TypeError for any other call, one that is
-    streamed included, and for a hook that is async.
+    stall: seconds without a new piece of text; longest: seconds for the whole reply.
+    Both in place of the timeout of the call. Raises TypeError for any other call, one
+    that is streamed included, and for a hook that is async.
     """
     kind: Any = {chat: streamed_chat, achat: streamed_achat}.get(type(call))
     if kind is None:
