@@ -4603,7 +4603,16 @@ def read_stream(request, served):
     return read_stream
 
 
+def with_index(index, event):
+    """Return an event as one of several replies has it, each with a text of its own."""
+    [choice] = json.loads(json.dumps(event["choices"]))
+    if index and "content" in choice["delta"]:
+        choice["delta"]["content"] = "other"
+    return event | {"choices": [choice | {"index": index}]}
+
+
 DONE = "data: [DONE]"
+OVERLOADED = {"error": {"message": "overloaded", "code": 529, "type": "x"}}
 PIECES_OF_A_CALL = [
     delta(tool_calls=[wants("add", "") | {"index": 0}]),
     delta(tool_calls=[{"index": 0, "function": {"arguments": '{"a"'}}]),
@@ -4671,6 +4680,55 @@ STREAMS = {
         {"text": "He"},
     ),
     "a long line": (sse(delta("x" * 2**20), DONE), {"text": "x" * 2**20}),
+    "tool calls that all have the index 0": (
+        sse(
+            delta(tool_calls=[wants("add", "{", "c1") | {"index": 0}]),
+            # An endpoint may give each piece an id of its own.
+            delta(
+                tool_calls=[{"id": "c2", "index": 0, "function": {"arguments": "}"}}]
+            ),
+            delta(tool_calls=[wants("say", "[]", "c3") | {"index": 0}]),
+            DONE,
+        ),
+        {
+            "tool_calls": (
+                wants("add", "{}", "c2") | {"index": 0},
+                wants("say", "[]", "c3") | {"index": 0},
+            )
+        },
+    ),
+    "a byte order mark": (b"\xef\xbb\xbf" + sse(*HELLO), {"text": "Héllo"}),
+    "bytes that are no UTF-8": (
+        sse(*HELLO).replace(rb"\u00e9", b"\xff"),
+        {"text": "H\ufffdllo", "finish": "stop"},
+    ),
+    "an emoji that is torn": (
+        sse(delta("\ud83d"), delta("\ude00"), DONE),
+        {"text": "\U0001f600"},
+    ),
+    "two replies in turn, of which the first is read": (
+        sse(*(with_index(n, it) for it in HELLO[:3] for n in (0, 1)), USAGE, DONE),
+        {"text": "Héllo", "finish": "stop", "output_tokens": 3},
+    ),
+    "the whole text once more at its end": (
+        sse(*HELLO[:2], {"choices": [{"message": {"content": "Héllo"}}]}, DONE),
+        {"text": "Héllo"},
+    ),
+    "the whole text in one event": (
+        sse({"choices": [{"message": {"content": "Héllo"}}]}, DONE),
+        {"text": "Héllo"},
+    ),
+    "more after [DONE]": (sse(*HELLO, DONE, delta("!"), OVERLOADED), {"text": "Héllo"}),
+    "lines of an event that are JSON themselves": (
+        sse(delta([{"type": "text", "text": "He"}]), DONE)
+        .replace(b'[{"type', b'[\ndata: {"type')
+        .replace(b'}]}, "finish', b'}\ndata: ]}, "finish'),
+        {"text": "He"},
+    ),
+    "figures that are none": (
+        sse(HELLO[0] | {"timings": {"prompt_n": None, "cache_n": "x"}}, DONE),
+        {"text": "Hé", "output_tokens": None},
+    ),
     "no stream": (Served.answer("Hello")[2], {"text": "Hello", "finish": "stop"}),
     "no stream, after line breaks": (
         b"\n \n" + Served.answer("Hello")[2],
@@ -4701,7 +4759,6 @@ def break_off_stream(handler):
     handler.wfile.write(b"99\r\n" + sse(HELLO[0]))
 
 
-OVERLOADED = {"error": {"message": "overloaded", "code": 529, "type": "x"}}
 NO_REPLY = {
     # What comes, the options, and the fault
     "ends before the reply does": (
@@ -4719,6 +4776,22 @@ NO_REPLY = {
         sse(HELLO[0], 'data: {"choices": [', HELLO[1]),
         {},
         "an event is no JSON",
+    ),
+    "has a broken event, and no blank lines": (
+        sse(HELLO[0], 'data: {"choices": [', HELLO[1], DONE, between="\n"),
+        {},
+        "an event is no JSON",
+    ),
+    "has an error that is a text": (
+        sse(HELLO[0], "event: error\ndata: overloaded"),
+        {},
+        "an event is no JSON .* overloaded",
+    ),
+    "has an odd tool call": (sse(delta(tool_calls=[5]), DONE), {}, "no JSON of a repl"),
+    "is an error, as its status says, and a stream": (
+        (429, {"Retry-After": "7"}, sse({"error": {"message": "slow down"}})),
+        {},
+        "429: slow down",
     ),
     "is an error, as its status says": (
         (429, {"Retry-After": "7"}, b'{"error": {"message": "slow down"}}'),
@@ -4754,6 +4827,81 @@ def test_stream_is_a_fault_where_it(read_stream, body, options, why):
 
 def judges_by_model(text):
     yield loop.Question("good?", int)
+
+
+@by_name("begins, billed", {"before any text": (0, False), "after it": (1, True)})
+def test_error_in_a_stream_is_billed(read_stream, begins, billed):
+    with pytest.raises(loop.CallError) as caught:
+        read_stream(sse(*HELLO[:begins], OVERLOADED))
+    assert (caught.value.status, caught.value.billed) == (529, billed)
+
+
+def test_key_is_hidden_in_an_event_that_is_broken(read_stream):
+    for before in range(60, 120, 7):  # wherever a long text might be cut
+        with pytest.raises(loop.CallError) as caught:
+            read_stream(sse(f"data: {'x' * before}{KEY}", DONE), api_key=KEY)
+        assert KEY[:9] not in str(caught.value)
+
+
+@by_name("options", {"stall": {"stall": 0.2}, "longest": {"longest": 0.2}})
+def test_reply_that_ended_is_returned_though_its_stream_goes_on(read_stream, options):
+    def ping(handler):
+        handler.wfile.write(sse(*HELLO[:3]))
+        trickle(b": ping\n\n", handler)
+
+    reply = read_stream(plan=(200, {}, ping), options=options)
+    assert reply.text.startswith("Héllo") and reply.finish == "stop"
+
+
+def test_reply_is_returned_at_done_though_its_connection_stays_open(read_stream):
+    hung_up = threading.Event()
+
+    def stay(handler):
+        handler.wfile.write(sse(*HELLO, DONE))
+        handler.connection.settimeout(5)
+        if handler.rfile.read(1) == b"":
+            hung_up.set()
+
+    assert read_stream(plan=(200, {}, stay)).text == "Héllo"
+    assert hung_up.wait(1)
+
+
+@by_name("name", {"glance": "glance", "on_text": "on_text"})
+def test_time_that_a_hook_takes_is_no_stall(read_stream, name):
+    began = threading.Event()
+
+    def take_long(text):
+        began.set()
+        threading.Event().wait(0.4)
+
+    def write(handler):
+        handler.wfile.write(sse(HELLO[0]))
+        began.wait(9)
+        handler.wfile.write(b": ping\n\n")
+        threading.Event().wait(0.1)
+        handler.wfile.write(sse(DONE))
+
+    options = {"stall": 0.3, name: take_long}
+    assert read_stream(plan=(200, {}, write), options=options).text == "Hé"
+
+
+@by_name("body", {
+    "is no stream": Served.answer("Héllo")[2],
+    "has an end that nothing ended": sse(HELLO[0], delta("llo", "stop")).strip(),
+    "ends in good order": sse(*HELLO, DONE),
+})  # fmt: skip
+def test_watcher_sees_each_piece_where_the_body(read_stream, body):
+    shown = []
+    assert read_stream(body, options={"on_text": shown.append}).text == "Héllo"
+    assert "".join(shown) == "Héllo"
+
+
+def test_setting_of_none_leaves_stream_options_out(read_stream, served):
+    read_stream(sse(*HELLO))
+    read_stream(sse(*HELLO), stream_options=None)
+    first, second = (body for _, _, body in served.seen)
+    assert first.pop("stream_options") == {"include_usage": True}
+    assert first == second and second["stream"] is True
 
 
 GLANCES = {
@@ -4884,6 +5032,12 @@ def test_tokens_of_a_reply_that_is_cut_are_known_where_the_endpoint_counts(read_
 @by_name("wrong, error, why", {
     "the call is none of ours": (
         lambda read: streaming.streamed(print), TypeError, "takes a chat or achat"),
+    "the call is streamed already": (
+        lambda read: streaming.streamed(streaming.streamed(loop.chat("m", "http://h"))),
+        TypeError, "takes a chat or achat"),
+    "a watcher is async": (
+        lambda read: read(options={"on_text": async_hook}), TypeError,
+        "are plain functions, not <function async_hook"),
     "a glance returns True": (
         lambda read: read(sse(*HELLO), options={"glance": bool}), loop.HookError,
         "a glance returned True, not a text"),
@@ -6493,11 +6647,13 @@ def test_real_server_of_anthropics_api_refuses_what_is_too_long(real):
 
 def test_threads_that_ask_for_the_local_model_share_one_server(real):
     code = """
+import os
 from concurrent.futures import ThreadPoolExecutor
 from local_model import RUNNING, server
 with ThreadPoolExecutor(5) as threads:
     addresses = list(threads.map(lambda _: server().listening_address, range(5)))
-print(len(RUNNING), len(set(addresses)))
+print(len(RUNNING), len(set(addresses)), flush=True)
+os._exit(0)  # a server that has only just begun may never end
 """
     assert python("-c", code, PYTHONPATH=str(EXAMPLES)) == "1 1\n"
 

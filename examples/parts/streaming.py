@@ -23,17 +23,19 @@ waited for. Three are here to copy: json_within, repeats, enough_for. To join tw
 lambda text: a(text) or b(text). `uv run streaming.py` shows it with a small model.
 
 Promised:
-- A reply that comes to its end is what chat or achat would return, also where the
-  endpoint does not stream. A tape finds it for either of them.
+- A reply that comes to its end is what chat or achat would return (but for its raw),
+  also where the endpoint does not stream. A tape finds it for either of them.
 - A stream that breaks off, or ends before the reply does, is a fault and no reply. So
   is one with an error in its midst, and one that brings no text for `stall` seconds,
   whatever else it brings.
 - on_text gets each piece of text once. What it raises is logged, and stops nothing.
 
 Not promised:
+- An endpoint may refuse stream_options, with a 400: chat(..., stream_options=None).
 - The tokens of a reply that was cut are estimated, unless the endpoint counts aloud:
   llama.cpp does with timings_per_token=True, vLLM with
   stream_options={"include_usage": True, "continuous_usage_stats": True}.
+- The connection is not kept for the next call, as some stay open after [DONE].
 - Some endpoints write on, and charge for it, after the connection is closed.
 - What on_text showed may be rejected later. It may be hostile, too: see print_piece.
 """
@@ -45,8 +47,8 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ from loop import (
     scripted,
     show,
     text_of,
+    usage_figure,
     visible,
 )
 
@@ -84,13 +87,17 @@ def streamed(
 ) -> chat:
     """Return a call like this chat or achat that reads the reply while it is written.
 
-    stall: seconds without a new piece of text; longest: seconds for the whole reply, in
-    place of the timeout of the call. Raises TypeError for any other call.
+    stall: seconds without a new piece of text; longest: seconds for the whole reply.
+    Both in place of the timeout of the call. Raises TypeError for any other call, one
+    that is streamed included, and for a hook that is async.
     """
-    if not isinstance(call, chat) or call.path != chat.path:
+    kind: Any = {chat: streamed_chat, achat: streamed_achat}.get(type(call))
+    if kind is None:
         raise TypeError(f"streamed takes a chat or achat of loop.py, not {call!r}")
-    kind = streamed_achat if isinstance(call, achat) else streamed_chat
-    new = kind.__new__(kind)
+    for hook in (glance, on_text):
+        if hook and (not callable(hook) or iscoroutinefunction(hook)):
+            raise TypeError(f"glance and on_text are plain functions, not {hook!r}")
+    new: chat = kind.__new__(kind)
     vars(new).update(vars(call), glance=glance, on_text=on_text)
     vars(new).update(stall=stall, longest=longest)
     return new
@@ -102,13 +109,14 @@ class Stream(bytearray):
     def __init__(self) -> None:
         super().__init__()
         self.read_to = 0  # the start of the line that is not whole yet
-        self.data_lines: list[bytes] = []  # of the event that is not whole yet
+        self.data_lines: list[str] = []  # of the event that is not whole yet
         self.has_events = self.is_done = False
         self.pieces: list[str] = []  # of the text
         self.length = 0  # of the text
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
-        self.tool_calls: dict[int, dict[str, Any]] = {}
+        self.tool_calls: list[dict[str, Any]] = []
+        self.choice: int | None = None  # the index of the one that is read: the first
         self.flag = ""  # why it ended, in the endpoint's word
         self.facts: dict[str, Any] = {}  # usage, model, id ...
         self.error: Any = None  # what an event said went wrong
@@ -117,39 +125,34 @@ class Stream(bytearray):
         self.next_glance = 1  # at so many characters
         self.verdict = ""  # of the glance
 
-    def new_lines(self, start: int) -> Iterator[bytes]:
+    def new_lines(self, start: int) -> Iterator[str]:
         """Yield the lines that became whole, of which the first ends after `start`."""
         while (end := self.find(b"\n", start)) >= 0:
-            line = bytes(self[self.read_to : end]).strip()
+            line = self[self.read_to : end].decode(errors="replace")
             self.read_to = start = end + 1
-            yield line
+            yield line.strip("\ufeff \t\r\n")
 
-    def read_rest(self) -> None:
-        """Read a last line, and an event, that nothing ended."""
-        self.read_line(bytes(self[self.read_to :]).strip())
-        self.read_line(b"")
-
-    def read_line(self, line: bytes) -> None:
+    def read_line(self, line: str) -> None:
         """Read a line. Raise ValueError where data are no JSON: they may be text."""
-        if line.startswith(b"event:"):
-            self.is_error = line[6:].strip() == b"error"
-        elif line.startswith(b"data:"):
-            self.has_events = True
-            self.read_data(line[5:].strip())
-        elif self.has_events and line.startswith(b"{"):  # after an empty one: rig#534
-            self.read_data(line)
+        if line.startswith("event:"):
+            self.is_error = line[6:].strip() == "error"
+        elif line.startswith("data:") or (self.has_events and line[:1] == "{"):
+            self.has_events = True  # then data may be on the line below: rig#534
+            self.read_data(line.removeprefix("data:").strip())
         elif not line:
-            lines = b"\n".join(self.data_lines)
+            if self.data_lines:
+                self.read_event(json.loads("\n".join(self.data_lines)))
             self.data_lines.clear()
-            if lines:
-                self.read_event(json.loads(lines))
             self.is_error = False
 
-    def read_data(self, line: bytes) -> None:
+    def read_data(self, line: str) -> None:
         """Read a line of data, in most streams a whole event, or a part of one."""
-        if line == b"[DONE]":
+        if line == "[DONE]":
+            self.read_line("")  # an event that nothing ended
             self.is_done = True
-        elif line and not line.startswith(b":"):  # a comment as data: llm-gateway#2053
+        elif self.data_lines:
+            self.data_lines.append(line)
+        elif line and not line.startswith(":"):  # a comment as data: llm-gateway#2053
             try:
                 event = json.loads(line)
             except ValueError:
@@ -167,7 +170,14 @@ class Stream(bytearray):
             if key != "choices" and value is not None:
                 self.facts[key] = value  # the usage comes last, and without a choice
         choice = get_path(dict, event, "choices", 0) or {}
-        delta = get_path(dict, choice, "delta") or get_path(dict, choice, "message")
+        index = get_path(int, choice, "index") or 0
+        if choice and self.choice is None:
+            self.choice = index
+        if index != self.choice:  # with n=2, two replies come in turn
+            return
+        delta = get_path(dict, choice, "delta")
+        if not delta and not self.text_at:  # or it repeats what came: GoModel#1068
+            delta = get_path(dict, choice, "message")
         self.flag = get_path(str, choice, "finish_reason") or self.flag
         thought = get_path(str, delta, "reasoning_content")
         thought = thought or get_path(str, delta, "reasoning") or ""
@@ -185,15 +195,19 @@ class Stream(bytearray):
 
     def add_to_tool_call(self, number: int, piece: Any) -> None:
         """Add a piece to a tool call: its id and name come once, its arguments in
-        pieces."""
-        index = get_path(int, piece, "index")
-        index = number if index is None else index
-        whole = self.tool_calls.setdefault(index, {"function": {"arguments": ""}})
-        function = get_path(dict, piece, "function") or {}
-        arguments = whole["function"]["arguments"] + (function.get("arguments") or "")
-        whole |= {key: it for key, it in piece.items() if it is not None} | {
-            "function": whole["function"] | function | {"arguments": arguments}
-        }
+        pieces. Where all calls have one index, a new id and name begin another one.
+        (ollama#15457)"""
+        index, function = piece.get("index", number), piece.get("function") or {}
+        same = [it for it in self.tool_calls if it["index"] == index]
+        is_named = piece.get("id") and function.get("name")
+        if not same or (is_named and piece["id"] != same[-1].get("id")):
+            same = [{"index": index, "function": {"arguments": ""}}]
+            self.tool_calls += same
+        whole, known = same[-1], same[-1]["function"]
+        arguments = known["arguments"] + (function.get("arguments") or "")
+        known |= {key: it for key, it in function.items() if it}
+        known["arguments"] = arguments
+        whole |= {key: it for key, it in piece.items() if it} | {"function": known}
 
     def has_ended(self) -> bool:
         """Return whether the reply came to its end, or to ours."""
@@ -205,11 +219,12 @@ class Stream(bytearray):
             "content": "".join(self.pieces),
             "reasoning_content": "".join(self.reasoning),
             "refusal": "".join(self.refusal),
-            "tool_calls": [self.tool_calls[it] for it in sorted(self.tool_calls)],
+            "tool_calls": self.tool_calls,
         }
         timings = get_path(dict, self.facts, "timings")  # llama.cpp's, all along
         if timings and "usage" not in self.facts:
-            read = timings.get("prompt_n", 0) + timings.get("cache_n", 0)
+            names = ("prompt_n", "cache_n")
+            read = sum(usage_figure(int, timings, it) or 0 for it in names)
             written = timings.get("predicted_n")
             self.facts["usage"] = {"prompt_tokens": read, "completion_tokens": written}
         choice = {"message": message, "finish_reason": self.flag or None}
@@ -225,36 +240,37 @@ class streamed_chat(chat):
     stall: float
     longest: float
 
-    def payload(self, messages: Messages, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return what is sent, as a JSON value."""
-        usage = {"stream_options": {"include_usage": True}}
-        return usage | super().payload(messages, settings) | {"stream": True}
-
     def request(self, messages: Messages, changed: dict[str, Any]) -> dict[str, Any]:
         """Return what the client's `stream` needs to send these messages."""
-        connect = min(10.0, self.timeout)
-        timeouts = (connect, self.stall, self.timeout, None)
+        usage = {"stream_options": {"include_usage": True}}  # None leaves it out
+        changed = usage | self.settings | changed | {"stream": True}
+        timeouts = (min(10.0, self.timeout), self.stall, self.timeout, None)
         return super().request(messages, changed) | {"timeout": timeouts}
 
     def add_chunk(self, chunk: bytes, body: Any, began: float) -> bool:
         """Add to the body, and return whether that is enough."""
-        now, start = time.monotonic(), len(body)
+        now, start, why = time.monotonic(), len(body), ""
         body += chunk
-        if now - began > self.longest or len(body) > BODY_LIMIT:
-            limits = f"{self.longest:g} s and {BODY_LIMIT} bytes"
-            raise self.broken_off(body, f"no whole reply within {limits}")
         for line in body.new_lines(start):
             shown = len(body.pieces)
             try:
                 body.read_line(line)
-            except (ValueError, RecursionError) as error:
-                raise self.broken_off(body, f"an event is no JSON: {error}") from None
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                data = " ".join(body.data_lines) or line
+                why = f"an event is no JSON of a reply ({error}): {data}"
+                raise self.broken_off(body, why) from None
             self.show_text("".join(body.pieces[shown:]))
-            if body.error is not None or self.look_at(body):
+            if body.is_done or body.error is not None or self.look_at(body):
                 return True  # what came with it is not looked at
-        if now - max(body.text_at, began) > self.stall:
-            raise self.broken_off(body, f"no text for {self.stall:g} s")
-        return False
+        if body.text_at >= now:
+            body.text_at = time.monotonic()  # a hook may have taken its time
+        if now - began > self.longest or len(body) > BODY_LIMIT:
+            why = f"no whole reply within {self.longest:g} s and {BODY_LIMIT} bytes"
+        elif now - max(body.text_at, began) > self.stall:
+            why = f"no text for {self.stall:g} s"
+        if why and not self.is_whole(body):
+            raise self.broken_off(body, why)
+        return bool(why)
 
     def show_text(self, piece: str) -> None:
         """Show a piece of the text to whoever watches."""
@@ -287,23 +303,23 @@ class streamed_chat(chat):
 
     def read(self, response: Any, body: Any, began: float) -> Reply:
         """Return the reply in a response; raise CallError where there is none."""
-        if not body.has_events or response.status_code >= 300:
-            return super().read(response, body, began)  # it does not stream
         if not body.has_ended():
-            with suppress(ValueError, RecursionError):
-                body.read_rest()
+            self.add_chunk(b"\n\n", body, began)  # an event that nothing ended
         if body.error is not None:
-            text = json.dumps(body.error)
-            raise self.response_error(response, body.error, text)
+            error = self.response_error(response, body.error, json.dumps(body.error))
+            raise replace(error, billed=body.text_at > 0)
+        if not body.has_events or response.status_code >= 300:
+            reply = super().read(response, body, began)  # it does not stream
+            self.show_text(reply.text)
+            return reply
         if not body.has_ended():
             raise self.broken_off(body, "the stream ended before the reply did")
         completion = json.dumps(body.as_completion()).encode()
         reply = super().read(response, bytearray(completion), began)
-        if body.verdict == ENOUGH:
-            return replace(reply, finish="cut")
-        if body.verdict:
-            return replace(reply, finish="cut", complaint=body.verdict)
-        return reply
+        if not body.verdict:
+            return reply
+        complaint = "" if body.verdict == ENOUGH else body.verdict
+        return replace(reply, finish="cut", complaint=complaint)
 
 
 class streamed_achat(streamed_chat, achat):
