@@ -986,6 +986,7 @@ def load_part(name):
 
 libraries = load_part("libraries")
 judges, passes = load_part("judges"), load_part("passes").passes
+person, vote = load_part("person"), load_part("vote")
 ADA = json.loads(PERSON)
 ARTICLE = "The museum\u00a0opened on \u201cFriday\u201d, it\u2019s \ufb01ne \u00e9."
 ECHO = "Give the name and age of the person in this sentence as JSON."
@@ -6220,7 +6221,7 @@ FIVE = {"times": 5}
 })  # fmt: skip
 def test_votes(replies, options, why, best, asked):
     call = loop.scripted(*replies.split())
-    result = judges.agree("n?", int, call=call, fixes=[], **options)
+    result = vote.agree("n?", int, call=call, fixes=[], **options)
     assert result.why.startswith(why) and result.best == best
     assert result.accepted == why.startswith("accepted") == (result.value is not None)
     assert len(call.asked) == len(result.attempts) == result.spent.calls == asked
@@ -6235,22 +6236,22 @@ def test_votes(replies, options, why, best, asked):
     "keys of any type": (lambda text: {1: text, "a": 2, (): 3}, ["a", "a"], 2),
 })  # fmt: skip
 def test_votes_are_equal_where(judge, replies, agreed):
-    result = judges.agree("?", judge, call=loop.scripted(*replies), times=2)
+    result = vote.agree("?", judge, call=loop.scripted(*replies), times=2)
     assert f": {agreed} of 2 agree" in result.why
 
 
 def test_each_vote_has_a_seed_of_its_own_and_so_have_its_re_asks():
     call = loop.scripted("x", "7", "x", "7")
     call.settings["seed"] = 5
-    result = judges.agree("n?", int, call=call, times=2)
+    result = vote.agree("n?", int, call=call, times=2)
     seeds = [attempt.settings["seed"] for attempt in result.attempts]
     assert result.value == 7 and len({*seeds}) == 4
     call = loop.scripted("7", "7")
-    judges.agree(loop.Ask("n?", seed=9, top_p=1), int, call=call, times=2)
+    vote.agree(loop.Ask("n?", seed=9, top_p=1), int, call=call, times=2)
     sent = [settings for _, settings in call.asked]
     assert sent[0] == {"seed": 9, "top_p": 1} and sent[1]["seed"] != 9
     call = loop.scripted("7", "7")
-    judges.agree("n?", int, call=call, times=2)
+    vote.agree("n?", int, call=call, times=2)
     assert [settings for _, settings in call.asked] == [{}, {}]  # none is made up
 
 
@@ -6268,14 +6269,14 @@ def test_vote_that_is_pointless_is_refused_before_it_is_paid_for(batch):
             "limits and account: give account="),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=why):
-            judges.agree(ask, int, **options)
+            vote.agree(ask, int, **options)
     assert call.asked == []
 
 
 def test_votes_in_a_batch_are_named_and_paid_for_once(each, tape):
     def task(item, run):
         name = {"name": "v"} if item else {}
-        return judges.agree(f"{item}?", int, run=run, times=3, **name)
+        return vote.agree(f"{item}?", int, run=run, times=3, **name)
 
     call = loop.scripted(*"787989")
     for paid in (6, 0):
@@ -6289,7 +6290,7 @@ def test_votes_in_a_batch_are_named_and_paid_for_once(each, tape):
 
 def test_error_in_a_vote_has_what_was_paid_for_before():
     with pytest.raises(LookupError) as caught:
-        judges.agree("n?", int, call=loop.scripted("7", "7"))
+        vote.agree("n?", int, call=loop.scripted("7", "7"))
     assert [it.reply.text for it in caught.value.attempts if it.reply] == ["7", "7"]
 
 
@@ -6365,7 +6366,7 @@ def test_guarded_call_may_return_a_text_and_keeps_a_complaint_of_its_own():
 
 ASK_PERSON = """
 import sys
-from judges import ask_person
+from person import ask_person
 from loop import RE_ASKS, all_of, json_with, run, scripted
 judges = {
     "around": ask_person(json_with(name=str)),
@@ -6450,12 +6451,12 @@ def test_person_sees_hostile_text_escaped_and_ctrl_c_passes_through():
 def test_without_a_terminal_nothing_is_accepted_and_async_code_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("accept\n"))
     call = loop.scripted(PERSON)
-    result = loop.run("Who?", judges.ask_person(), call=call)
+    result = loop.run("Who?", person.ask_person(), call=call)
     assert not result and result.best == PERSON and len(call.asked) == 1
     cure = "start it in one, or leave ask_person out"
     assert result.why == f"no person can be asked, as stdin is no terminal: {cure}"
     with pytest.raises(loop.HookError, match="ask_person would block the event loop"):
-        asyncio.run(loop.arun("Who?", judges.ask_person(), call=call))
+        asyncio.run(loop.arun("Who?", person.ask_person(), call=call))
 
 
 # passes.py
