@@ -7366,6 +7366,8 @@ def test_readme_names_files_that_exist():
     for readme in (README, (EXAMPLES / "README.md").read_text(encoding="utf-8")):
         for path in re.findall(r"examples/[\w/.]*\w", readme):
             assert (HERE / path).exists(), path
+    for path in (EXAMPLES / "parts").glob("*.py"):
+        assert f"`{path.name}`" in README
 
 
 # Editing a copy, and upgrading it -----------------------------------------------------
