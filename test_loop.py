@@ -5586,7 +5586,7 @@ def test_anthropics_own_client_sends_the_same_turn_back(served):
 
 # libraries.py: each with the real package, where it is installed
 
-KEY = "sk-of-the-libraries"
+LIBRARY_KEY = "sk-of-the-libraries"
 LIBRARIES = ["openai_chat", "openai_responses", "anthropic_chat", "ollama_chat"]
 if os.environ.get("LOOP_LITELLM"):  # it leaves much behind in a process
     LIBRARIES = ["litellm_chat"]
@@ -5595,12 +5595,12 @@ if os.environ.get("LOOP_LITELLM"):  # it leaves much behind in a process
 def call_by_library(name, url, is_async=False, retries=0, **settings):
     """Return a call of libraries.py that asks this endpoint for the model m."""
     package = pytest.importorskip(name.partition("_")[0])
-    options, kind = {"api_key": KEY, "max_retries": retries}, "Async" * is_async
+    options, kind = {"api_key": LIBRARY_KEY, "max_retries": retries}, "Async" * is_async
     root = url.removesuffix("/v1")
     if name == "litellm_chat":
         package.suppress_debug_info = True
         send = package.acompletion if is_async else package.completion
-        settings |= {"api_base": url, "api_key": KEY}
+        settings |= {"api_base": url, "api_key": LIBRARY_KEY}
         settings |= {"num_retries": retries} if retries else {}
         return libraries.litellm_chat(send, "openai/m", **settings)
     if name == "ollama_chat":
@@ -5695,8 +5695,8 @@ def answer_of_all(text="Hi.", ended="stop", usage=True, thought="", tool=None, *
     return body | more
 
 
-CALLED = {"id": "c1", "type": "function"}
-CALLED["function"] = {"name": "look", "arguments": '{"n": 1}'}
+CALLED_BY_LIBRARY = {"id": "c1", "type": "function"}
+CALLED_BY_LIBRARY["function"] = {"name": "look", "arguments": '{"n": 1}'}
 HAS_NO_REPLY = {"choices": None, "output": None, "content": None, "message": None}
 BY_LIBRARY = {  # what the endpoint answers, and the Reply or CallError that it makes
     "a reply": (answer_of_all(), {"text": "Hi.", "finish": "stop", "input_tokens": 7,
@@ -5709,18 +5709,18 @@ BY_LIBRARY = {  # what the endpoint answers, and the Reply or CallError that it 
     "ended oddly": (answer_of_all(ended="odd"), {"text": "Hi.", "finish": "unknown"}),
     "a thought": (answer_of_all(thought="Hm"), {"text": "Hi.", "reasoning": "Hm"}),
     "a tool": (answer_of_all("", "tools", tool="look"),
-        {"finish": "tools", "tool_calls": (CALLED,)}),
-    "too much": (({"error": {"message": f"slow, {KEY}"}}, 429), {"status": 429,
+        {"finish": "tools", "tool_calls": (CALLED_BY_LIBRARY,)}),
+    "too much": (({"error": {"message": f"slow, {LIBRARY_KEY}"}}, 429), {"status": 429,
         "wait": 3.0}),
     "broken": ((b"oops", 500), {"status": 500}),
-    "a wrong key": (({"error": {"message": f"bad {KEY}"}}, 401), {"status": 401}),
+    "a wrong key": (({"error": {"message": f"bad {LIBRARY_KEY}"}}, 401), {"status": 401}),
     "a web page": ((b"<html>log in</html>", 200), {"why": "log in"}),
     "a web page that calls itself JSON": ((b"<html>", 200, "application/json"),
         {"why": "Expecting value"}),
     "half of a reply": ((b'{"choices": [', 200, "application/json"),
         {"why": "Expecting value"}),
     "an error within a 200": (
-        answer_of_all(**HAS_NO_REPLY, error={"code": 429, "message": KEY}),
+        answer_of_all(**HAS_NO_REPLY, error={"code": 429, "message": LIBRARY_KEY}),
         {"status": 429}),
     "no choices": (answer_of_all(choices=[], **dict.fromkeys(("output", "content",
         "message"))), {"why": "no reply"}),
@@ -5730,7 +5730,7 @@ NOT_SO = {  # where a client, or its API, has no such thing
     ("anthropic_chat", "a reply"): {"input_tokens": 9},
     ("ollama_chat", "a refusal"): {"text": "", "finish": "stop"},
     ("ollama_chat", "filtered"): {"finish": "stop"},
-    ("ollama_chat", "a tool"): {"tool_calls": ({**CALLED, "id": ""},)},
+    ("ollama_chat", "a tool"): {"tool_calls": ({**CALLED_BY_LIBRARY, "id": ""},)},
     ("ollama_chat", "too much"): {"wait": None},
     ("ollama_chat", "a web page"): {"why": "Expecting value"},
     ("ollama_chat", "an error within a 200"): {"status": None},
@@ -5754,7 +5754,7 @@ def test_library_makes_of_a_response(library, served, situation):
     outcome = attempt.reply or attempt.fault
     assert attempt.fault or outcome.seconds > 0
     if library.name != "ollama_chat":  # its client has no key
-        assert KEY not in repr(result.attempts)
+        assert LIBRARY_KEY not in repr(result.attempts)
     for name, value in expected.items():
         found = getattr(outcome, name)
         assert found == value or (name == "why" and value in found), outcome
@@ -5782,7 +5782,7 @@ def test_settings_reach_the_endpoint_by_each_library_and_a_cut_reply_gets_more(
             task, people, settings=settings, tape=loop.Tape(tape), name="r"
         )
         assert result.value == ADA and result.spent.reused == reused
-    assert KEY not in tape.read_text() and len(served.seen) == 2
+    assert LIBRARY_KEY not in tape.read_text() and len(served.seen) == 2
     for limit, (_, _, body) in zip((20, 40), served.seen, strict=True):
         sent = body | body.get("options", {})
         names = {"openai_responses": "max_output_tokens", "ollama_chat": "num_predict"}
@@ -5815,7 +5815,7 @@ def test_library_is_refused_in_the_wrong_kind_of_code_and_as_a_stream(name):
         loop.run("?", str, call=call_by_library(name, url, True))
     with pytest.raises(TypeError, match="stream=True"):
         call_by_library(name, url, stream=True)
-    assert KEY not in repr(call_by_library(name, url).settings)
+    assert LIBRARY_KEY not in repr(call_by_library(name, url).settings)
 
 
 def test_library_makes_a_fault_of_a_response_that_failed_and_no_key_of_a_word(served):
@@ -6734,7 +6734,7 @@ EXAMPLES_AT_WORK = {
         "parts/judges.py",
         [],
         'accepted\n.*not in the source: "Ada is the director"\n.*found the question again'
-        ".*small: Ada Smith\nlarge: no: that is a person\n.*4 of 5 agree.*cut off",
+        ".*small: Ada Smith\nlarge: no: that is a person\n.*cut off",
     ),
     "code that passes, fails, does not end, and only says that it passes": (
         "parts/passes.py",
