@@ -13,7 +13,7 @@ again. Each gets the same task, in a function as its own documentation shows it.
 server on this machine notes what comes. It answers request 1 without the age, 2 with
 talk and the age in words, 3 with a 429 that says to wait a second, and all others well;
 by a call of a tool where the request has tools, else by text. You see of each request
-what is in it that was not in the one before, its size, and the wait before it:
+what is in it that was not in the one before, its size, and a wait of 0.3 s or more:
 
     same             nothing, it is the one before once more; (client): sent so by the
                      client library below the peer, as a header of it says
@@ -75,7 +75,8 @@ def person() -> Any:
 def with_loop(url: str) -> Any:
     """README.md of this project
 
-    By text: it adds nothing to a request that was not asked for."""
+    By text: it adds nothing to a request that was not asked for. Two complaints that
+    differ are taken for chance, and the same is sent; after two alike, the complaint."""
     from loop import chat, json_with, run
 
     result = run(TASK, json_with(name=str, age=int), call=chat(MODEL, url, KEY))
@@ -483,7 +484,7 @@ def draw(out: Any, found: list[dict[str, Any]]) -> None:
         for note in facts["requests"][:most]:
             by = " (client)" if note["by_client"] else ""
             style = COLOURS.get(note["mark"], "yellow")
-            wait = f", {note['wait']:.1f} s" if note["wait"] >= 0.1 else ""
+            wait = f", {note['wait']:.1f} s" if note["wait"] >= 0.3 else ""
             cell = Text(f"{note['mark']}{by}\n", f"bold {style}")
             cells.append(cell.append(f"{note['bytes']:,} B{wait}", "not bold white"))
         cells += [Text("")] * (most + 1 - len(cells))
