@@ -76,7 +76,7 @@ def with_loop(url: str) -> Any:
     """README.md of this project
 
     By text: it adds nothing to a request that was not asked for. Two complaints that
-    differ are taken for chance, and the same is sent; after two alike, the complaint."""
+    differ are taken for chance: it sends the same. After two alike, the complaint."""
     from loop import chat, json_with, run
 
     result = run(TASK, json_with(name=str, age=int), call=chat(MODEL, url, KEY))
