@@ -6776,6 +6776,76 @@ def test_benchmark_prints_its_figures(command):
     assert re.search(r"\d\.\d", stdout)
 
 
+# Those that this Python has; none is needed. Each was seen to send the bad reply back.
+SCHOOLS = {
+    "instructor": "instructor",
+    "pydantic-ai": "pydantic_ai",
+    "mini-swe-agent": "minisweagent",
+}
+
+
+def test_schools_ask_again_until_the_reply_is_good():
+    names = ["loop.py", *[name for name in SCHOOLS if find_spec(SCHOOLS[name])]]
+    command = f"schools/convergence.py --json --peers {' '.join(names)}"
+    status, stdout, stderr = example(command)
+    found = {facts["peer"]: facts for facts in json.loads(stdout)}
+    assert status == 0 and [*found] == names
+    assert re.findall("(.+) ...\n", stderr) == names
+    for name, facts in found.items():
+        assert facts["value"] == {"name": "Ada Lovelace", "age": 36}
+        assert facts["versions"] and facts["refused"] == []
+        first, *later, last = facts["requests"]
+        assert first["mark"] == "the task" and last["mark"] == "same"
+        assert last["wait"] >= 1 and last["by_client"] == (name != "loop.py")
+        again = "same" if name == "loop.py" else "history + error"
+        assert [it["mark"] for it in later] == [again, again]
+
+
+def test_schools_are_drawn_without_anything_from_elsewhere(tmp_path):
+    command = "schools/convergence.py --peers loop.py --svg picture.svg"
+    _, stdout, _ = example(command, cwd=tmp_path)
+    assert f"loop.py {loop.__version__}" in stdout and "1 of 1 end with" in stdout
+    picture = (tmp_path / "picture.svg").read_text(encoding="utf-8")
+    assert f"loop.py&#160;{loop.__version__}" in picture
+    assert "@font-face" not in picture and "url(http" not in picture
+
+
+def test_schools_say_which_peer_is_missing(monkeypatch):
+    [name, *_] = [it for it in SCHOOLS if not find_spec(SCHOOLS[it])] or [""]
+    if not name:
+        pytest.skip("all of them are here")
+    monkeypatch.setenv("PATH", "")  # and no uv
+    status, stdout, _ = example(f"schools/convergence.py --peers {name}")
+    assert status == 3 and f"{name} did not run: it is not installed" in stdout
+
+
+def test_request_is_marked_with_what_is_new_in_it():
+    convergence = load_part("../schools/convergence")
+
+    def body(*texts):
+        return {"messages": [{"role": "user", "content": it} for it in texts]}
+
+    bad, worse = convergence.BAD
+    task, asked = body("Who?"), body("Who?", bad)
+    for before, now, expected in [
+        (task, body("Who?"), "same"),
+        (
+            body("9f0c1d2e-0000-4000-8000-000000000000"),
+            body("a" * 8 + "-" + "b" * 27),
+            "same",
+        ),
+        (task, body("Who else?"), "fresh"),
+        (asked, task, "fresh"),
+        (task, body("Who?", json.dumps({"command": f"echo '{bad}'"})), "history"),
+        (task, body("Who?", json.dumps(json.loads(bad), indent=4)), "history"),
+        (asked, body("Who?", bad, worse), "history"),
+        (asked, body("Who?", bad, "age: missing"), "error"),
+        (body("age: missing"), body("age: expected an integer, found 1.5"), "error"),
+        (task, body("Who?", bad, "Field required"), "history + error"),
+    ]:
+        assert convergence.mark(before, now) == expected
+
+
 # How each of them ends
 
 NO_URL, DEAD, USELESS = "nowhere", "http://127.0.0.1:1/v1", "one that does not know"
@@ -6788,6 +6858,7 @@ ENDINGS_OF_EXAMPLES = [
     (2, "extract.py --tape old", DEAD, "old is no tape"),
     (2, "extract.py", NO_URL, "give base_url"),
     (2, "bench/concurrency.py -n 7", DEAD, "8 or more"),
+    (2, "schools/convergence.py --peers Prolog", DEAD, "the peers are loop.py"),
     (2, "bench/economy.py old", DEAD, "usage: "),
     (2, "bench/economy.py tapes --only agan", DEAD, "agan: the policies are"),
     (3, "bench/economy.py tapes --only again", DEAD, "check base_url"),
