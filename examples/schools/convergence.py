@@ -21,7 +21,8 @@ what is in it that was not in the one before, its size, and a wait of 0.3 s or m
     fresh            neither, but it differs
 
 and what ended it, and which parts are left to the user. A peer is cut after 12 requests
-or 60 s. There is no model, and no key. What this Python does not have is run by `uv`,
+or 60 s. With --never-good no reply is ever good: you see who gives up, and when. There
+is no model, and no key. What this Python does not have is run by `uv`,
 each in an environment of its own, as they do not fit into one. A peer that looks for
 another machine is refused that, and named. --json: with the requests whole. --svg FILE:
 a picture, too. Exit status: 0; 2 for a wrong argument; 3 if no peer ran; 130 after
@@ -334,6 +335,7 @@ class Handler(BaseHTTPRequestHandler):
     """Notes a request below the name of the peer, and answers it."""
 
     protocol_version = "HTTP/1.1"
+    never_good = False
 
     def do_POST(self) -> None:
         came, data = (
@@ -346,7 +348,8 @@ class Handler(BaseHTTPRequestHandler):
         by_client = self.headers.get("x-stainless-retry-count", "0") != "0"
         note = {"wait": round(wait, 2), "bytes": len(data), "body": body}
         sent.append(note | {"by_client": by_client, "answered_at": came})
-        reply, status = answer(body, number), 200
+        bad_again = number % 2 if self.never_good else number
+        reply, status = answer(body, bad_again), 200
         if number == 2:
             status, reply = 429, {"error": {"message": "slow down", "code": "busy"}}
         if number >= MOST_REQUESTS:
@@ -458,7 +461,10 @@ def ending(facts: dict[str, Any]) -> str:
         return "value" if facts["value"] == json.loads(GOOD) else "WRONG value"
     if len(facts["requests"]) == MOST_REQUESTS:
         return f"cut after {MOST_REQUESTS} requests"
-    return str(facts.get("cut") or facts["error"].splitlines()[0])[:60]
+    if "cut" in facts:
+        return str(facts["cut"])
+    kind = facts["error"].split(":")[0]
+    return f"{kind} after {len(facts['requests'])} requests"
 
 
 COLOURS = {"same": "cyan", "error": "magenta", "fresh": "red", "the task": "white"}
@@ -466,7 +472,7 @@ ANSWERS = ("<- no age", "<- talk, age in words", "<- 429, wait 1 s", "<- good")
 WIDTH = 122  # of the picture
 
 
-def draw(out: Any, found: list[dict[str, Any]]) -> None:
+def draw(out: Any, found: list[dict[str, Any]], answers: tuple[str, ...]) -> None:
     """Print the table, and what it does not show."""
     from rich.table import Table
     from rich.text import Text
@@ -475,7 +481,7 @@ def draw(out: Any, found: list[dict[str, Any]]) -> None:
     most = min(6, max((len(facts["requests"]) for facts in ran), default=0))
     table = Table("", box=None, pad_edge=False, padding=(0, 2, 1, 0))
     for number in range(most):
-        table.add_column(f"request {number + 1}\n[dim]{ANSWERS[min(number, 3)]}[/]")
+        table.add_column(f"request {number + 1}\n[dim]{answers[min(number, 3)]}[/]")
     table.add_column("ended by")
     table.add_column("left to you")
     for facts in ran:
@@ -520,6 +526,9 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--peers", nargs="+", metavar="NAME", help=", ".join(PEERS))
+    parser.add_argument(
+        "--never-good", action="store_true", help="who gives up, and when"
+    )
     parser.add_argument("--json", action="store_true", help="all of it, on stdout")
     parser.add_argument("--svg", metavar="FILE", help="the table as a picture, too")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)  # a peer, by itself
@@ -537,6 +546,8 @@ def main() -> int:
         run_peer(*options.run)
     from rich.console import Console
 
+    Handler.never_good = options.never_good
+    answers = (*ANSWERS[:3], "<- bad") if options.never_good else ANSWERS
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
     found: list[dict[str, Any]] = []
@@ -548,10 +559,10 @@ def main() -> int:
     else:
         out = Console()
         out.width = out.width if out.is_terminal else WIDTH
-        draw(out, found)
+        draw(out, found, answers)
     if options.svg:
         out = Console(record=True, file=io.StringIO(), width=WIDTH)
-        draw(out, found)
+        draw(out, found, answers)
         svg = out.export_svg(title="One task that fails, and what each of them sends")
         svg = re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", svg, flags=re.DOTALL)
         svg = re.sub(r"font-family: [^;]*;", "font-family: monospace;", svg)
