@@ -196,6 +196,7 @@ class Reply:
     # stop, length (of max_tokens), refusal, tools, cut (by the connection) or unknown
     finish: str = "unknown"
     reasoning: str = ""
+    # As OpenAI has them: {"id": "...", "function": {"name": "...", "arguments": "{}"}}
     tool_calls: tuple[Any, ...] = ()
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -1910,7 +1911,7 @@ def name_for_tape(call: Hook) -> str:
     if settings_of(call):
         return name
     if not simple or "<lambda>" in name:
-        cure = "give it .settings, or the keywords of a functools.partial"
+        cure = "make it a plain def, or give it .settings or a partial's keywords"
         raise TypeError(f"a tape would not know the call {name} again: {cure}")
     module = target.__module__
     return name if module in ("__main__", "__mp_main__") else f"{module}.{name}"
@@ -1935,6 +1936,9 @@ def check_hooks(state: State, driver: Hook) -> None:
             twice = max(names, key=names.count)
             raise ValueError(f"two fix-ups are named {twice!r}: set one's __name__")
     check_callable(*hooks)
+    if isinstance(state.judge, type) and hasattr(state.judge, "model_validate_json"):
+        cure = f"give {name_of(state.judge)}.model_validate_json"
+        raise TypeError(f"judge {state.judge!r} does not take a text: {cure}")
     for hook in hooks:
         flags = flags_of(hook)
         if flags & CO_ASYNC_GENERATOR:
@@ -2226,6 +2230,7 @@ def start_inspection(state: State, text: str) -> None:
         for account in state.accounts[: 1 if state.hook else None]:
             account.charge(tries=1)
     state.inspected.add(text)
+    state.complaint = ""  # that was about another text
 
 
 def ask_hook(state: State, hook: Hook, about: Any) -> Steps:

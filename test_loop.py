@@ -722,6 +722,9 @@ REFUSED = {
     "are functions, not 'gpt'": lambda run: loop.Ask("?", call="gpt"),
     "are functions, not 'x'": lambda run: run("?", "x"),
     "are functions, not None": lambda run: run("?", int, call=None),
+    "Person'> does not take a text: give Person.model_validate_json": lambda run: run(
+        "?", type("Person", (), {"model_validate_json": print})
+    ),
     "are functions, not 7": lambda run: run("?", int, fixes=[resample, 7]),
     "fixes, or faults, is None": lambda run: run("?", int, fixes=None),
     "limits is None": lambda run: run("?", int, limits=None),
@@ -3079,7 +3082,7 @@ def function_with_default(model):
     return call
 
 
-UNKNOWN = "would not know the call .* again: give it .settings, or the keywords of"
+UNKNOWN = "would not know the call .* again: make it a plain def, or give it .settings"
 NO_JSON = "a tape needs JSON"
 
 
@@ -6410,7 +6413,7 @@ PERSON_SAYS = {
     "accept": ("around", [b"accept\n"], ({"name": "Al"}, "accepted", [""]), "Al"),
     "accept, in a letter, in the end": (
         "last", [b"?\n", b"e\n", b" A\n"], ({"name": "Al"}, "accepted", [""]),
-        "accept, hint or stop?"),
+        "[a]ccept, [h]int or [s]top?"),
     "a hint": (
         "around", [b"h\n", b"\n", b"h\n", b"not Al\n", b"a\n"],
         ({"name": "Bo"}, "accepted", ["not Al", ""]), "in one line?"),
@@ -6426,10 +6429,10 @@ PERSON_SAYS = {
     "what is no text": (
         "alone", [b"e\n", b"\xff\n.\n", b"a\n"], (AL, "accepted", [""]),
         "cannot be read in the terminal's encoding"),
-    "stop": ("around", [b"s\n"], (None, "a person stopped it", [""]), "stop?"),
+    "stop": ("around", [b"s\n"], (None, "a person stopped it", [""]), "[s]top?"),
     "the end of the input": (
         "around", [b"h\n", b"\x04"],
-        (None, "a person stopped it, by the end of the input", [""]), "stop?"),
+        (None, "a person stopped it, by the end of the input", [""]), "[s]top?"),
 }  # fmt: skip
 
 

@@ -101,7 +101,8 @@ def main() -> None:
     ).parse_args()
     address = f"{server().listening_address}/v1"
     with suppress(KeyboardInterrupt):
-        print(f"export OPENAI_BASE_URL={address} OPENAI_MODEL={NAME}", flush=True)
+        print(f"export OPENAI_BASE_URL={address} OPENAI_MODEL={NAME}")
+        print(f"export ANTHROPIC_BASE_URL={address} ANTHROPIC_MODEL={NAME}", flush=True)
         print("serving until Ctrl-C", file=sys.stderr)
         threading.Event().wait()
 

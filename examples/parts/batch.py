@@ -18,7 +18,7 @@ with its tape, a batch asks only for what is not there. At most 16 items per wor
 held at a time. Replay makes no call.
 
 Not promised: Calls in flight may overrun the limits of the batch, and are lost after
-Ctrl-C. An item that is no JSON needs a key on the tape, and replay has only its repr.
+Ctrl-C. An item that JSON cannot hold needs `key=` on a tape; replay gets its repr.
 Items are read by other threads, one at a time. For async tasks there is arun, with a
 semaphore and asyncio.gather.
 """

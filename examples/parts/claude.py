@@ -22,13 +22,16 @@ Messages, tools and replies have the form that loop.py has elsewhere, OpenAI's; 
 Anthropic's form already goes out as it is. Run this file to see it at work: it asks
 Anthropic where ANTHROPIC_API_KEY is set, else the model of local_model.py.
 
-Promised: one request for each call and no retry, as with chat; nothing is sent that was
-not asked for, but for max_tokens; what cannot be translated raises a ValueError before
-anything is sent; a paused turn is no answer; a tool call goes back with the thinking
-before it, also in a run that a tape resumes. Not promised: streaming; more than one
-place for system messages, which all go to the top; `detail` of an image, which is left
-out; the right cost where a prompt is cached, as all tokens read have one price; that
-another provider takes a conversation with tool calls of this one (escalate).
+A system prompt is a message of role system. An image is a part of a content:
+{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}, or https://...
+
+Promised: one request for each call and no retry, as with chat; nothing is added to a
+request but max_tokens; what cannot be translated raises a ValueError before anything is
+sent; a paused turn is no answer; a tool call goes back with the thinking before it,
+also in a run that a tape resumes. Not promised: streaming; system messages in the midst
+of a conversation, as all move to the top; `detail` of an image, which is left out; the
+right cost where a prompt is cached, as all tokens read have one price; to escalate to
+another provider after a tool call.
 """
 
 from __future__ import annotations
@@ -454,7 +457,11 @@ if __name__ == "__main__":
         call = claude(os.getenv("ANTHROPIC_MODEL") or "claude-haiku-4-5")
     else:
         sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-        from local_model import NAME, server
+        try:
+            from local_model import NAME, server
+        except ImportError as error:
+            cure = "set ANTHROPIC_API_KEY, or run it where examples/local_model.py is"
+            raise SystemExit(f"{error}: {cure}") from None
 
         url = f"{server().listening_address}/v1"
         call = claude(NAME, url, "", temperature=0.7, max_tokens=60)

@@ -1,4 +1,4 @@
-"""Situation: the judges of loop.py do not check what you must be sure of. Copy one of
+r"""Situation: the judges of loop.py do not check what you must be sure of. Copy one of
 these functions with what it calls, or this file.
 
     from judges import grounded, probe, second_opinion
@@ -7,7 +7,7 @@ these functions with what it calls, or this file.
 
     what you must be sure of              what says so
     quotes are real                       grounded(source, "quote")
-    a pattern matches                     matches(r"\\d{4}")
+    a pattern matches                     matches(r"\d{4}")
     it is no echo of the question         no_echo(prompt)
     another model finds it good           second_opinion(question, by=other, of=call)
     the reply is whole, the model sure    unless(call, complain)
@@ -186,8 +186,8 @@ def probe(judge: Hook, ask: str | Messages) -> list[str]:
 def second_opinion(question: str, *, by: Hook, of: Hook, most: int = 8_000) -> Hook:
     """Judge: another model, `by`, says yes to the question; returns what it was given.
 
-    of: the call whose replies are judged. That both are one model brings a warning: a
-    model finds its own answers good. The candidate is sent as JSON, so that what the
+    of: the call whose replies are judged. If both are the same model, it warns: a model
+    finds its own answers good. The candidate is sent as JSON, so that what the
     author wrote is data; with more than `most` characters it is rejected. Only "yes"
     alone is a yes; the reason in "no: ..." is the complaint. Nothing is repaired, or a
     "yes" could come from an echo of the candidate: let the endpoint separate thoughts.
@@ -264,8 +264,10 @@ def unless(call: Hook, complain: Callable[[Reply], str]) -> Hook:
 
         run(ask, judge, call=unless(chat("gpt-5"), cut))
 
-    A tape has the complaint with the reply: another `complain` tomorrow does not look
-    at it again. An error in `complain` is raised by `run`, as a bug of the call.
+    The next request has the same max_tokens, unless cut_by_length raises it, as it does
+    within JSON and code. A tape has the complaint with the reply: another `complain`
+    tomorrow does not look at it again. An error in `complain` is raised by `run`, as a
+    bug of the call.
     """
 
     def checked(reply: Any) -> Reply:

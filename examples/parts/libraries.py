@@ -1,5 +1,5 @@
-"""Situation: you have a library already: a client, a schema, OpenTelemetry. Copy one of
-these functions with what it calls, or this file.
+r"""Situation: you have a library already, for validation, or the client of an API. Copy
+one of these functions with what it calls, or this file.
 
     call = openai_chat(OpenAI(max_retries=0), "gpt-5", temperature=0.2)
     run(ask, Person.model_validate_json, call=call)
@@ -16,7 +16,8 @@ these functions with what it calls, or this file.
 
 pydantic's judges need nothing else; complaints are its paths and messages. It takes the
 last of a key's two values, and NaN; all_of(strict_json, Person.model_validate) refuses
-both. A model's null or bool is a rejection, as from any judge: return Accept(value).
+both. For a type whose value may be null or a bool, wrap it, as for any judge:
+lambda text: Accept(adapter.validate_json(text)).
 
 Give a sync client for `run`, an async one for `arun`. A setting given as None is left
 out. For a limit of cost, set call.price = (input, output), in dollars per million.
@@ -25,16 +26,15 @@ Imports stand within the functions, so that this file needs none of these packag
 your own file, move them to its top. Run this file to see those at work that are
 installed, offline. To install them all:
 
-    uv run --with openai --with anthropic --with litellm --with ollama \\
-        --with jsonschema --with json-repair --with pydantic \\
+    uv run --with openai --with anthropic --with litellm --with ollama \
+        --with jsonschema --with json-repair --with pydantic \
         examples/parts/libraries.py
 
 Promised: one HTTP request for each call; a Reply, or a CallError that says what came in
 its place; no key in settings or, where the client has it as api_key, in an error. Not
-promised: tools' results in the conversation,
-for which each API but OpenAI's has a form of its own; images, likewise; streams. What
-litellm makes a 500 of (a wrong address, too) is waited for as one; ollama's client
-forgets Retry-After.
+promised: tools' results in the conversation, for which each API but OpenAI's has a form
+of its own; images, likewise; streams. litellm reports some errors, as of a wrong
+address, as a 500: these are tried again. ollama's client forgets Retry-After.
 """
 
 from __future__ import annotations

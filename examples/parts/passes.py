@@ -21,8 +21,8 @@ processes. It can use the network, write to /tmp, and hide a process by starting
 another environment. The limits of memory and CPU are of each process. macOS has none of
 memory and processes, and only the process group is killed there; Windows has only those
 of time, files and output, and only the process itself is killed. (Neither was tried.)
-Against all of that, a container, in one command (not tried with docker, but with
-others in its place):
+As root, nobody has to be able to read the Python that runs (command=). Against all of
+that, a container, in one command (docker itself was not tried):
 
     box = "docker run --rm -i --init --network none --memory 256m --pids-limit 64 "
     box += "--read-only --tmpfs /tmp -w /tmp python:3 timeout 20 python -I"

@@ -86,7 +86,8 @@ def decision(value: Any, note: str, may_edit: bool) -> tuple[str, str]:
         raise CallError(f"no person can be asked, as stdin is no terminal: {cure}")
     shown = value if isinstance(value, str) else pformat(value, sort_dicts=False)
     say(f"\n{shown}\n\n{note}")
-    choices = "accept, edit, hint or stop? " if may_edit else "accept, hint or stop? "
+    edit = "[e]dit, " if may_edit else ""
+    choices = f"[a]ccept, {edit}[h]int or [s]top? "
     while True:
         say(f"\n{choices}")
         answer = typed_line().strip().lower()

@@ -24,7 +24,7 @@ lambda text: a(text) or b(text). `uv run streaming.py` shows it with a small mod
 
 Promised:
 - A reply that comes to its end is what chat or achat would return (but for its raw),
-  also where the endpoint does not stream. A tape finds it for either of them.
+  also where the endpoint does not stream. A tape made with the one serves the other.
 - A stream that breaks off, or ends before the reply does, is a fault and no reply. So
   is one with an error in its midst, and one that brings no text for `stall` seconds,
   whatever else it brings.
@@ -37,7 +37,8 @@ Not promised:
   stream_options={"include_usage": True, "continuous_usage_stats": True}.
 - The connection is not kept for the next call, as some stay open after [DONE].
 - Some endpoints write on, and charge for it, after the connection is closed.
-- What on_text showed may be rejected later. It may be hostile, too: see print_piece.
+- What on_text showed may be rejected later, and nothing marks where a reply ends. It
+  may be hostile, too: see print_piece.
 """
 
 from __future__ import annotations
@@ -382,7 +383,10 @@ if __name__ == "__main__":
     shape = argparse.RawDescriptionHelpFormatter
     argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
 
-    from local_model import model
+    try:
+        from local_model import model
+    except ImportError as error:
+        raise SystemExit(f"{error}: run it where examples/local_model.py is") from None
 
     sentence = "Maria Lopez opened a bakery at the age of 34 years."
     judge = json_with(name=str, age=int)

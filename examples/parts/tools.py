@@ -5,8 +5,8 @@ agent is a loop with one more fix-up. Copy this file beside loop.py.
     ask = Ask("How long is notes.txt?", tools=tools.schemas)
     run(ask, judge, call=chat("gpt-5"), fixes=[tools, *FIXES], tape=Tape("agent.jsonl"))
 
-The judge sees the answer of the model that asks for no tool any more. With `arun`, take
-`ause_tools`. Where the tool call itself is the answer, so that no tool runs, take
+The judge sees the first reply that asks for no tool. With `arun`, take `ause_tools`.
+Where the tool call itself is the answer, so that no tool runs, take
 fixes=[answer_in_tool_call, *FIXES]. For a model that has no tool calls, there is
 tools_in_text.py. Run this file to see it at work, offline.
 
@@ -14,20 +14,21 @@ Promised:
 - A tool runs at most once for each request of the model. What it returned is on the
   tape, so that a run that is started again reads it there.
 - If the program is killed while a tool runs, nobody knows whether it took effect. The
-  tool does not run again: the model reads that this is not known. Only a tool with a
-  parameter `idempotency_key` does, with the same key: a service then knows it again.
+  tool does not run again: the model reads that this is not known. A tool that has a
+  parameter `idempotency_key` does run again, with the same key, so that a service that
+  knows the key does it once.
 - What a tool raises is what the model reads, and so are a time-out and the mistakes of
   the model: a tool that is not there, arguments that do not fit (the tool is not run),
-  the same request for the third time after two equal results, if no other request has
-  brought anything new since. After a fourth, the run ends.
+  a request for the third time with nothing new in between. A fourth ends the run.
 - No tool runs where a limit keeps the model from reading what it would return.
 
 Not promised: that a tool stops at its time-out (it has a thread of its own, and Python
 cannot stop that); that what it returns does not mislead the model; anything where two
 processes do one run, by its name, at the same time.
 
-Each run of a tool takes two calls of Limits(calls=32), though they cost nothing: one is
-the permission, with its key, and one the tool. So allow an agent three for each step.
+Each run of a tool takes two calls of Limits(calls=32), though they cost nothing: one
+records that it may run, with its key, and one its result. With the model's own, a step
+takes three: 32 calls are ten steps.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ class use_tools:
     ):
         if not timeout > 0:
             raise ValueError(f"timeout is {timeout!r}: give seconds, more than 0")
+        if not all(map(callable, functions)):
+            raise TypeError(f"{functions} are no functions: use_tools(read, write)")
         for hook in (*functions, confirm):
             if self.blocks and iscoroutinefunction(hook):
                 raise TypeError(f"{name_of(hook)} is async: take ause_tools and arun")
@@ -114,8 +117,10 @@ class use_tools:
             cure = "give run an Ask(..., tools=tools.schemas)"
             raise HookError(f"the model was not told of any tool: {cure}")
         requests, calls = requests_in(state.reply), state.reply.tool_calls
-        if not all(get_path(dict, it, "function") for it in calls) or not calls:
-            return None  # a paused turn of claude.py asks for no function, either
+        if not calls or get_path(str, calls, 0, "type") == "pause_turn":
+            return None  # the latter is claude.py's, and has a fix-up of its own
+        if not all(get_path(dict, it, "function") for it in calls):
+            return Stop(f"no tool call as OpenAI has it: {short_json(calls)}")
         # What a tool does must not be done for nobody.
         reason = limit_ahead(state, 2 * len(requests))
         if reason:

@@ -21,12 +21,13 @@ A small model needs examples: put into the ask, as messages, a question, an assi
 `tool_calls`, the tool's result and the answer. `uv run tools_in_text.py` does so with
 SmolLM2-135M, for ten sums, and says how many are right.
 
-Promised: the model is told of the tools in words, and asks for one by a JSON object.
-For loop.py and tools.py that is a tool call like any other. What the model writes after
-its request is dropped, as small models go on and invent the result.
+Promised: the model is told of the tools in words, and asks for one by JSON such as
+{"tool": "add", "arguments": {"a": 17, "b": 25}}, or with "name" in place of "tool". For
+loop.py and tools.py that is a tool call like any other. What the model writes after its
+request is dropped, as small models go on and invent the result.
 
 Not promised: that the model keeps to the form. A reply without a request in it goes to
-the judge, as an answer; an answer that quotes a request is one.
+the judge, as an answer; an answer that quotes a request is taken for a request.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def with_request(outcome: Any) -> Any:
     text = reply.text.rpartition("</think>")[2].partition("<think>")[0]
     for piece in scan_json(text).pieces:
         found = json.loads(piece)
-        name = get_path(str, found, "tool")
+        name = get_path(str, found, "tool") or get_path(str, found, "name")
         arguments = get_path(dict, found, "arguments")
         if name is not None and arguments is not None:
             function = {"name": name, "arguments": json.dumps(arguments)}
@@ -142,8 +143,11 @@ if __name__ == "__main__":
     shape = argparse.RawDescriptionHelpFormatter
     argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
 
-    from local_model import model
-    from parts.tools import use_tools
+    try:
+        from local_model import model
+        from parts.tools import use_tools
+    except ImportError as error:
+        raise SystemExit(f"{error}: run it where examples/local_model.py is") from None
 
     def add(a: int, b: int) -> int:
         """Return the sum of two numbers."""

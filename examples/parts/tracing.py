@@ -39,7 +39,7 @@ class spans:
     in development); those with loop. are our own. No text of a prompt, a reply or an
     error is in a span: to have it, add it where a comment says. One watcher serves many
     runs at once, if their names differ. While a request runs, its span is not the
-    current one: that of an HTTP client is no child of it.
+    current one: an HTTP client's spans are not nested in it.
     """
 
     def __init__(self, tracer: Any, provider: str = "openai"):

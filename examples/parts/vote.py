@@ -58,8 +58,8 @@ def agree(
     other: a tie is no agreement, and a run that gave up is a vote for nothing. `best`
     is the most frequent value. Values are equal where their JSON is ("Yes" is not
     "yes": let the judge return one form). A seed is another one in each run. The limits
-    are of all runs together. It stops early only where agreement is out of reach, as
-    the share is what you pay for. In a batch's task give run=run, and no call. It is
+    are of all runs together. It stops early only where agreement is out of reach:
+    what you pay for is the share. In a batch's task give run=run, and no call. It is
     not async. Raises ValueError at temperature 0: all would be alike. (wave#1198)"""
     ask = ask if isinstance(ask, Ask) else Ask(ask)
     seed = check_votes(ask, call, run, times, at_least).get("seed")
