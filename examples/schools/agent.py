@@ -12,7 +12,7 @@
 # ///
 """Situation: an agent works on files, and what it says about its work proves nothing.
 
-    uv run examples/schools/agent.py             small tasks for the local model, as text
+    uv run examples/schools/agent.py             small tasks for the local model
     uv run examples/schools/agent.py --scripted  one larger task, by tool calls, offline
     uv run examples/schools/agent.py --folder DIR --confirm    your files; a person is
                                                  asked before each write
@@ -49,7 +49,6 @@ import tempfile
 import threading
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -143,11 +142,12 @@ class Folder:
     def write_file(self, name: str, text: str) -> str:
         """Write a text into a file."""
         path = self.path_of(name)
-        descriptor, draft = tempfile.mkstemp(dir=self.path)  # never half written
+        # A draft first, so that the file is never half written.
+        descriptor, draft = tempfile.mkstemp(prefix=".", dir=self.path)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         self.die_if("before")
-        os.replace(draft, path)
+        Path(draft).replace(path)
         self.note(f"write_file {name} {text!r}")
         self.die_if("after")
         return "done"
@@ -165,8 +165,8 @@ class Folder:
 
     def judge(self, _words: str) -> str:
         """Judge: total.txt has the right total, whatever the model says."""
-        path = self.path / TOTAL
-        if not path.exists():
+        path = self.path_of(TOTAL)
+        if not path.is_file():
             raise Reject(f"there is no {TOTAL}")
         found = path.read_text(encoding="utf-8", errors="replace").strip()
         if found != self.right:
@@ -184,8 +184,8 @@ def no_tool_asked_for(state: State) -> Stop | None:
     replies = [it.reply for it in state.attempts if it.reply]
     if len(replies) < 3 or any(reply.tool_calls for reply in replies):
         return None
-    cure = "perhaps it has no tool calls: try --text"
-    return Stop(f"the model said {len(replies)} things and asked for no tool; {cure}")
+    cure = "if its endpoint has no tool calls, --text offers them as text"
+    return Stop(f"{len(replies)} replies, and none asks for a tool: {cure}")
 
 
 def example(name: str, *amounts: int) -> Messages:
@@ -250,7 +250,8 @@ def show_last(event: dict[str, Any]) -> None:
 # OpenAI's protocol on loopback. What it replies follows from the request alone, so that
 # a run which was killed goes on with it. On the way it errs as models do.
 
-Step = "str | list[tuple[str, str]]"  # words, or requests for tools
+Step = Any  # words, or requests for tools: [(name, arguments), ...]
+Returned = tuple[str, dict[str, Any], str]  # name, arguments and result of a tool
 
 
 class ScriptedEndpoint(http.server.BaseHTTPRequestHandler):
@@ -287,10 +288,10 @@ class ScriptedEndpoint(http.server.BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
-def results_in(messages: Messages) -> list[tuple[str, dict[str, Any], str]]:
+def results_in(messages: Messages) -> list[Returned]:
     """Return the name, the arguments and the result of each tool call so far."""
     asked: dict[str, Any] = {}
-    found: list[tuple[str, dict[str, Any], str]] = []
+    found = list[Returned]()
     for message in messages:
         for request in message.get("tool_calls") or []:
             asked[request["id"]] = request["function"]
@@ -301,14 +302,15 @@ def results_in(messages: Messages) -> list[tuple[str, dict[str, Any], str]]:
     return found
 
 
-def work_step(results: list[tuple[str, dict[str, Any], str]]) -> Step:
+def work_step(results: list[Returned]) -> Step:
     """Return what a model that works, and errs, does next."""
     good = [it for it in results if not it[2].startswith("error: ")]
     listed = [json.loads(text) for name, _, text in good if name == "list_files"]
     if not listed:
         return [("ls", "{}"), ("list_files", "{}")]  # the first is no tool
     texts = {it["name"]: text for name, it, text in good if name == "read_file"}
-    missing = [name for name in listed[0] if name not in {*texts, TOTAL}]
+    names = [name for name in listed[0] if name != TOTAL]
+    missing = [name for name in names if name not in texts]
     if missing:
         requests = [("read_file", json.dumps({"name": name})) for name in missing]
         if not texts:  # the arguments of the first are broken off
@@ -316,25 +318,23 @@ def work_step(results: list[tuple[str, dict[str, Any], str]]) -> Step:
         return requests
     sums = [text for name, _, text in good if name == "add"]
     if not sums:
-        amounts = [AMOUNT.findall(texts[name]) for name in listed[0] if name != TOTAL]
-        numbers = [float(amount) for found in amounts for amount in found]
-        return [("add", json.dumps({"numbers": numbers}))]
-    done = f"The total is {sums[-1]}; I wrote it into {TOTAL}."
+        amounts = [float(it) for name in names for it in AMOUNT.findall(texts[name])]
+        return [("add", json.dumps({"numbers": amounts}))]
+    return write_step(results, sums[-1])
+
+
+def write_step(results: list[Returned], total: str) -> Step:
+    """Return what it does once it has the total."""
     writes = [text for name, _, text in results if name == "write_file"]
-    if not writes:
-        return write_request(f"../{TOTAL}", sums[-1])  # out of the folder
-    if writes[-1].startswith("not allowed"):
-        return f"The total is {sums[-1]}, but I may not write it."
-    if "nobody knows" in writes[-1] and results[-1][0] == "write_file":
-        return [("read_file", json.dumps({"name": TOTAL}))]  # so it looks
-    if writes[-1] == "done" or results[-1][2] == sums[-1]:
-        return done
-    return write_request(TOTAL, sums[-1])
-
-
-def write_request(name: str, text: str) -> Step:
-    """Return a request to write."""
-    return [("write_file", json.dumps({"name": name, "text": text}))]
+    last, _, text = results[-1]
+    name = TOTAL if writes else f"../{TOTAL}"  # the first leads out of the folder
+    if writes and writes[-1].startswith("not allowed"):
+        return f"The total is {total}, but I may not write it."
+    if writes and (writes[-1] == "done" or (last == "read_file" and text == total)):
+        return f"The total is {total}; I wrote it into {TOTAL}."
+    if last == "write_file" and "nobody knows" in text:  # so it looks
+        return [("read_file", json.dumps({"name": TOTAL}))]
+    return [("write_file", json.dumps({"name": name, "text": total}))]
 
 
 STEPS: dict[str, Hook] = {
@@ -354,47 +354,50 @@ def scripted_endpoint() -> str:
 # The transcript, drawn ----------------------------------------------------------------
 
 
-@dataclass
-class Row:
-    """A step of the transcript: who did what, and what came of it."""
-
-    who: str  # task, model, tool, judge, loop
-    text: str
-    result: str = ""
+Card = list[tuple[str, str]]  # parts: who, as in COLOURS, and a text
+STARTED_AGAIN = ("loop", "it was started again, with the same tape")
 
 
-def transcript(tape: Path, name: str) -> list[Row]:
+def transcript(tape: Path, name: str) -> list[Card]:
     """Return the steps of a run on a tape, each once, however often it was resumed."""
-    rows: list[Row] = []
-    waiting: list[Row] = []  # requests whose results are to come
-    seen: set[str] = set()
+    cards: list[Card] = []
+    asked: list[str] = []  # requests of the last card, whose results are to come
     for _, line in whole_lines(str(tape)):
         event = event_in(line) or {"run": "", "hook": ""}
         if event["run"] != name or event["hook"]:
             continue  # another run; or a step of use_tools, whose results are sent
         kind = event["event"]
-        if kind == "start" and not rows:
-            rows.append(Row("task", text_of(event["task"][-1])))
+        if kind == "start" and cards:
+            cards = [card for card in cards if card[0][0] != "end"]
+            cards.append([STARTED_AGAIN])
         elif kind == "start":
-            rows = [row for row in rows if row.who != "end"]
-            rows.append(Row("loop", "started again, with the same tape"))
-        elif kind == "sent":
+            cards.append([("task", text_of(event["task"][-1]))])
+        elif kind == "sent" and asked:
             results = [it for it in event["messages"] if it["role"] == "tool"]
-            for row, result in zip(waiting, results[-len(waiting) :], strict=False):
-                row.result = text_of(result)
-            waiting = []
+            add_results(cards, asked, results[-len(asked) :])
+            asked = []
         elif kind == "reply":
-            if event["text"]:
-                rows.append(Row("model", event["text"]))
-            waiting = [Row("tool", request_text(it)) for it in event["tool_calls"]]
-            rows += waiting
+            asked = [request_text(it) for it in event["tool_calls"]]
+            said = [("model", event["text"])] if event["text"] else []
+            cards.append([*said, *(("request", it) for it in asked)])
         else:
-            row = row_of(event)
-            again = f"{event['n']} {row}"  # a resumed run comes to the same again
-            if row and (again not in seen or row.who == "end"):
-                seen.add(again)
-                rows.append(row)
-    return rows
+            card = card_of(event)
+            if card and card not in cards:  # a resumed run comes to the same again
+                cards.append(card)
+    return cards
+
+
+def add_results(cards: list[Card], asked: list[str], results: Messages) -> None:
+    """Put what tools returned below the requests, in the last card that has these."""
+    place = next(it for it in reversed(cards) if it[-1][0] == "request")
+    del place[-len(asked) :]
+    for request, message in zip(asked, results, strict=True):
+        text = text_of(message)
+        wrong = text.startswith(("error: ", "not allowed"))
+        place.append(("request", request))
+        if "the run ended before this" in text and STARTED_AGAIN in cards[-1]:
+            place.append(cards.pop()[0])
+        place.append(("refused" if wrong else "returned", text))
 
 
 def request_text(asked: Any) -> str:
@@ -403,30 +406,35 @@ def request_text(asked: Any) -> str:
     return f"{name} {get_path(str, asked, 'function', 'arguments') or ''}"
 
 
-def row_of(event: dict[str, Any]) -> Row | None:
-    """Return the row for a rejection, a decision, a fault or the end."""
-    kind = event["event"]
+def card_of(event: dict[str, Any]) -> Card | None:
+    """Return the card for a rejection, a decision, a fault or the end."""
+    kind, number = event["event"], event["n"]
     if kind == "fault":
-        return Row("loop", f"the call failed: {event['why']}")
+        return [("loop", f"{number}: the call failed: {event['why']}")]
     if kind == "inspect" and event["complaint"]:
         asks = event["complaint"].startswith("the model asks for tools")
-        return None if asks else Row("judge", f"rejected: {event['complaint']}")
+        return (
+            None if asks else [("judge", f"{number}: rejected: {event['complaint']}")]
+        )
     if kind == "decide" and event["fix"] != "use_tools" and event["move"] == "Ask":
-        return Row("loop", f"{event['fix']} asks again")
+        return [("loop", f"{number}: {event['fix']} asks again")]
     if kind == "end":
         cost = "" if event["cost"] is None else f", ${event['cost']:.4f}"
-        spent = f"{event['calls']} calls, {event['tokens']} tokens{cost}"
-        return Row("end", f"{event['why']} ({spent})")
+        spent = f"{number} calls, {event['tokens']} tokens{cost}"
+        value = f": {TOTAL} has {event['value']}" if event["accepted"] else ""
+        return [("end", f"{event['why']}{value} ({spent})")]
     return None
 
 
-COLOURS = {  # of the text, and of the field behind it
-    "task": ("#1f2937", "#eef2f7"),
-    "model": ("#1f2937", "#ffffff"),
-    "tool": ("#1d4ed8", "#f5f8ff"),
-    "judge": ("#b45309", "#fff8eb"),
-    "loop": ("#6b7280", "#ffffff"),
-    "end": ("#1f2937", "#eef2f7"),
+COLOURS = {  # the label of a part; the colours of its text and of the field behind it
+    "task": ("task", "#1f2937", "#eef2f7"),
+    "model": ("model", "#1f2937", "#ffffff"),
+    "request": ("model", "#1d4ed8", "#ffffff"),
+    "returned": ("tool", "#15803d", "#ffffff"),
+    "refused": ("tool", "#b91c1c", "#ffffff"),
+    "judge": ("judge", "#b45309", "#fff8eb"),
+    "loop": ("loop", "#6b7280", "#f9fafb"),
+    "end": ("end", "#1f2937", "#eef2f7"),
 }
 COLUMNS, LINE, LEFT = 88, 18, 76  # letters in a line; its height, and its left, in px
 
@@ -437,42 +445,36 @@ def folded(text: str) -> list[str]:
     from rich.text import Text
 
     console = Console(width=COLUMNS, file=io.StringIO())
-    shown = Text(visible(text[:4000]).replace("\t", "    "))
+    shown = Text(visible(text[:4000].strip()).replace("\t", "    "))
     lines = [line.plain.rstrip() for line in shown.wrap(console, COLUMNS)]
     return [*lines[:8], f"... ({len(lines) - 8} lines more)"] if lines[8:] else lines
 
 
-def draw(rows: list[Row]) -> str:
+def draw(cards: list[Card]) -> str:
     """Return a transcript as SVG, which loads nothing from elsewhere."""
-    shapes, y = list[str](), 12
-    for row in rows:
-        ink, field = COLOURS[row.who]
-        lines = [(line, ink) for line in folded(row.text)]
-        wrong = row.result.startswith(("error: ", "not allowed"))
-        result_ink = "#b91c1c" if wrong else "#15803d"
-        if row.result:
-            lines += [(f"  {line}", result_ink) for line in folded(row.result)]
-        elif row.who == "tool":
-            lines.append(("  not run", "#b91c1c"))
-        height = LINE * len(lines) + 10
-        shapes.append(
-            f'<rect x="{LEFT - 8}" y="{y}" width="740" height="{height}" rx="5" '
-            f'fill="{field}" stroke="#e5e7eb"/>'
-            f'<text x="{LEFT - 16}" y="{y + 18}" text-anchor="end" '
-            f'fill="#6b7280">{row.who}</text>'
-        )
-        for number, (line, colour) in enumerate(lines):
-            place = f'x="{LEFT}" y="{y + 18 + LINE * number}" fill="{colour}"'
-            shapes.append(f"<text {place}>{escape(line)}</text>")
-        y += height + 6
-    size = f'width="820" height="{y + 6}" viewBox="0 0 820 {y + 6}"'
-    style = "text { font: 13px monospace; white-space: pre; }"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<style>{style}</style>\n'
-        f'<rect width="100%" height="100%" fill="#ffffff"/>\n'
-        + "\n".join(shapes)
-        + "\n</svg>\n"
-    )
+    shapes, top = list[str](), 12
+    for card in cards:
+        texts, y = list[str](), top + 18
+        for who, text in card:
+            label, ink, _ = COLOURS[who]
+            x = LEFT + 14 * (who in ("returned", "refused"))
+            place = f'x="{LEFT - 16}" y="{y}" text-anchor="end" fill="#6b7280"'
+            texts.append(f"<text {place}>{label}</text>")
+            for line in folded(text):
+                place = f'x="{x}" y="{y}" fill="{ink}"'
+                texts.append(f"<text {place}>{escape(line)}</text>")
+                y += LINE
+        height = y - top - 8
+        field = f'fill="{COLOURS[card[0][0]][2]}" stroke="#d1d5db"'
+        size = f'width="740" height="{height}" rx="5"'
+        shapes.append(f'<rect x="{LEFT - 8}" y="{top}" {size} {field}/>')
+        shapes += texts
+        top += height + 6
+    size = f'width="820" height="{top + 6}" viewBox="0 0 820 {top + 6}"'
+    begin = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
+    style = "<style>text { font: 13px monospace; white-space: pre; }</style>"
+    paper = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    return "\n".join([begin, style, paper, *shapes, "</svg>\n"])
 
 
 # The command line ---------------------------------------------------------------------
@@ -485,9 +487,9 @@ INVOICES = {
 }
 SMALL = "travel printer cinema school bakery museum market".split()
 REPORT = """\
-{right} of {tasks} tasks ended right; {claimed} times the model said so, and was wrong
+{right} of {tasks} tasks ended right; {claimed} times the model had ended, and it was not
 the tools did their work, by their own log: {ran}
-{calls} calls ({reused} of them from the tape), {tokens} tokens, {price}"""
+{calls} calls, {reused} of them from the tape; {tokens} tokens, {price} with these"""
 
 
 def small_invoice(number: int) -> dict[str, str]:
