@@ -61,12 +61,14 @@ from parts.tools_in_text import tools_in_text
 
 from loop import (
     FIXES,
+    Account,
     Ask,
     Hook,
     Limits,
     Messages,
     Reject,
     Result,
+    Spent,
     State,
     Stop,
     Tape,
@@ -107,9 +109,10 @@ class Folder:
         """Return the path of a file; raise where it might lead out of the folder."""
         if not re.fullmatch(r"\w[\w-]*\.txt", name):
             raise ValueError(f"{name!r} is refused: give a plain name, as in 'a.txt'")
-        if (self.path / name).is_symlink():
-            raise ValueError(f"{name!r} is refused: it is a link to elsewhere")
-        return self.path / name
+        path = self.path / name
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise ValueError(f"{name!r} is refused: it is a link, or no plain file")
+        return path
 
     def note(self, what: str) -> None:
         """Add a line to the log: a tool did its work."""
@@ -141,14 +144,14 @@ class Folder:
 
     def write_file(self, name: str, text: str) -> str:
         """Write a text into a file."""
-        path = self.path_of(name)
+        path, content = self.path_of(name), text.encode()
         # A draft first, so that the file is never half written.
         descriptor, draft = tempfile.mkstemp(prefix=".", dir=self.path)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(descriptor, "wb") as file:
+            file.write(content)
         self.die_if("before")
         Path(draft).replace(path)
-        self.note(f"write_file {name} {text!r}")
+        self.note(f"write_file {name} {text[:40]!r}")
         self.die_if("after")
         return "done"
 
@@ -166,7 +169,7 @@ class Folder:
     def judge(self, _words: str) -> str:
         """Judge: total.txt has the right total, whatever the model says."""
         path = self.path_of(TOTAL)
-        if not path.is_file():
+        if not path.exists():
             raise Reject(f"there is no {TOTAL}")
         found = path.read_text(encoding="utf-8", errors="replace").strip()
         if found != self.right:
@@ -212,10 +215,9 @@ def example(name: str, *amounts: int) -> Messages:
 # The run ------------------------------------------------------------------------------
 
 
-def work(
-    folder: Folder, name: str, call: Hook, tape: Tape, options: Any
-) -> Result[str]:
-    """Let the agent do its task in a folder; return how that ended."""
+def work(folder: Folder, name: str, options: Any, **shared: Any) -> Result[str]:
+    """Let the agent do its task in a folder; return how that ended. shared: the call,
+    the tape and the account of all tasks."""
 
     def confirm(tool: str, arguments: dict[str, Any]) -> bool | str:
         acts = tool == "write_file" and options.confirm
@@ -230,20 +232,12 @@ def work(
     return run(
         Ask(messages, tools=tools.schemas),
         folder.judge,
-        call=call,
         fixes=[tools, no_tool_asked_for, *FIXES],
         limits=Limits(calls=options.calls, cost=options.cost),
-        tape=tape,
         name=name,
-        watch=None if options.q else show_last,
+        watch=None if options.q else show,
+        **shared,
     )
-
-
-def show_last(event: dict[str, Any]) -> None:
-    """Watcher: show a run, without the permissions, which each tool has."""
-    hook, text = event.get("hook"), event.get("text")
-    if not (hook and text == "allowed"):
-        show(event)
 
 
 # A scripted endpoint ------------------------------------------------------------------
@@ -413,9 +407,8 @@ def card_of(event: dict[str, Any]) -> Card | None:
         return [("loop", f"{number}: the call failed: {event['why']}")]
     if kind == "inspect" and event["complaint"]:
         asks = event["complaint"].startswith("the model asks for tools")
-        return (
-            None if asks else [("judge", f"{number}: rejected: {event['complaint']}")]
-        )
+        why = f"{number}: rejected: {event['complaint']}"
+        return None if asks else [("judge", why)]
     if kind == "decide" and event["fix"] != "use_tools" and event["move"] == "Ask":
         return [("loop", f"{number}: {event['fix']} asks again")]
     if kind == "end":
@@ -487,34 +480,27 @@ INVOICES = {
 }
 SMALL = "travel printer cinema school bakery museum market".split()
 REPORT = """\
-{right} of {tasks} tasks ended right; {claimed} times the model had ended, and it was not
+{right} of {tasks} tasks ended right; {claimed} times the model ended, and was not done
 the tools did their work, by their own log: {ran}
-{calls} calls, {reused} of them from the tape; {tokens} tokens, {price} with these"""
-
-
-def small_invoice(number: int) -> dict[str, str]:
-    """Return the one file of a small task."""
-    amounts = 23 + 137 * number % 861, 11 + 211 * number % 947
-    text = "\n".join(f"amount: {amount}" for amount in amounts)
-    return {f"{SMALL[number % 7]}.txt": text}
+{calls} calls, {reused} of them from the tape; {tokens} tokens, {price}"""
 
 
 def folders(options: Any, base: Path) -> list[Folder]:
-    """Return the folders to work in; make those that are not given."""
+    """Return the folders to work in; make those that are not there."""
     if options.folder:
         return [Folder(Path(options.folder), options.kill)]
-    files = [INVOICES]
-    if options.text:
-        files = [small_invoice(number) for number in range(options.n)]
-    made = list[Folder]()
-    for number, texts in enumerate(files, 1):
+    tasks = [INVOICES]
+    if options.text:  # of the size that the local model can do: two amounts
+        pairs = [(23 + 137 * n % 861, 11 + 211 * n % 947) for n in range(options.n)]
+        texts = [f"amount: {one}\namount: {two}" for one, two in pairs]
+        tasks = [{f"{SMALL[n % 7]}.txt": text} for n, text in enumerate(texts)]
+    for number, files in enumerate(tasks, 1):
         path = base / str(number)
         if not path.exists():
             path.mkdir(parents=True)
-            for name, text in texts.items():
+            for name, text in files.items():
                 (path / name).write_text(text, encoding="utf-8")
-        made.append(Folder(path, options.kill))
-    return made
+    return [Folder(base / str(n), options.kill) for n in range(1, len(tasks) + 1)]
 
 
 def call_for(options: Any) -> Hook:
@@ -524,16 +510,24 @@ def call_for(options: Any) -> Hook:
         url = scripted_endpoint()
         return chat(options.scripted, url, "", price=price or (1.0, 4.0))
     if os.getenv("OPENAI_BASE_URL"):
-        call: Hook = chat(price=price)
+        call: Hook = chat(price=price, stream=False)  # a tape needs some setting
     else:
         call = model(price=(0.0, 0.0), temperature=0.3, max_tokens=60, seed=1)
     return tools_in_text(call) if options.text else call
 
 
-def parse_arguments() -> tuple[argparse.ArgumentParser, Any]:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> Any:
+        """Say what is wrong, and end with status 2."""
+        self.exit(2, f"{self.prog}: {visible(message)}\n")
+
+
+def parse_arguments() -> tuple[Parser, Any]:
     """Return the parser, which reports errors, and what was given."""
     shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
+    parser = Parser(description=__doc__, formatter_class=shape)
     add = parser.add_argument
     add("-n", type=int, default=5, help="how many small tasks, up to 100 (5)")
     add("-q", action="store_true", help="do not show the steps")
@@ -558,66 +552,65 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, Any]:
     return parser, options
 
 
-def report(results: list[Result[str]], places: list[Folder], options: Any) -> int:
-    """Print the figures; return the exit status."""
-    ran = sum((place.ran() for place in places), Counter[str]())
-    spent = [result.spent for result in results]
-    costs = [it.cost for it in spent if it.cost is not None]
-    claims = [
-        attempt
-        for result in results
-        for attempt in result.attempts
-        if not attempt.hook and attempt.complaint and attempt.reply
-    ]
-    figures: dict[str, Any] = {
-        "right": sum(map(bool, results)),
+def figures_of(results: list[Result[str]], folders: list[Folder], spent: Spent) -> Any:
+    """Return what ended right, what the tools did, and what was spent."""
+    attempts = [it for result in results for it in result.attempts if not it.hook]
+    rejected = [it.reply for it in attempts if it.reply and it.complaint]
+    return {
         "tasks": len(results),
-        "claimed": sum(not it.reply.tool_calls for it in claims if it.reply),
-        "ran": dict(sorted(ran.items())),
-        "calls": sum(it.calls for it in spent),
-        "reused": sum(it.reused for it in spent),
-        "tokens": sum(it.tokens for it in spent),
-        "cost": sum(costs) if len(costs) == len(spent) else None,
+        "right": sum(map(bool, results)),
+        "claimed": sum(not reply.tool_calls for reply in rejected),
         "why": [result.why for result in results],
+        "ran": sum((folder.ran() for folder in folders), Counter[str]()),
+        "calls": spent.calls,
+        "reused": spent.reused,
+        "tokens": spent.tokens,
+        "cost": None if spent.cost is None else round(spent.cost, 6),
     }
+
+
+def print_report(figures: dict[str, Any]) -> None:
+    """Print the figures, and why tasks did not end right."""
+    for number, why in enumerate(figures["why"], 1):
+        if why != "accepted":
+            print(f"task {number}: {visible(why)}")
+    ran = ", ".join(f"{name} {times}" for name, times in figures["ran"].items())
     cost = figures["cost"]
-    price = "at an unknown price" if cost is None else f"${cost:.4f}"
-    ran_text = ", ".join(f"{name} {times}" for name, times in figures["ran"].items())
-    shown = REPORT.format(**figures | {"ran": ran_text or "never", "price": price})
-    print(json.dumps(figures) if options.json else shown)
-    for result in results:
-        if not any(it.reply for it in result.attempts):
-            print(f"no reply: {result.why}", file=sys.stderr)
-            return 3
-    return int(not any(results))
+    price = "at an unknown price" if cost is None else f"${cost:.4f} with these"
+    print(REPORT.format(**figures | {"ran": ran or "nothing", "price": price}))
 
 
 def main() -> int:
     """Do the tasks, and report how they ended."""
     parser, options = parse_arguments()
-    results = list[Result[str]]()
-    status = 0
+    results, status, account = list[Result[str]](), 0, Account()
     with tempfile.TemporaryDirectory() as base:
         path = Path(options.tape or f"{base}/tape.jsonl")
         try:
             tape = Tape(path)
             places = folders(options, Path(f"{path}.files"))
             call = call_for(options)
+            if options.svg:  # can it be written?
+                Path(options.svg).touch()
         except (ValueError, OSError) as error:
-            parser.error(visible(str(error)))
+            parser.error(str(error))
         names = [f"task {n} ({it.digest})" for n, it in enumerate(places, 1)]
+        shared = {"call": call, "tape": tape, "account": account}
         try:
             for place, name in zip(places, names, strict=True):
-                results.append(work(place, name, call, tape, options))
+                results.append(work(place, name, options, **shared))
+                if not any(it.reply for it in results[-1].attempts):
+                    print(f"no reply: {results[-1].why}", file=sys.stderr)
+                    status = 3
+                    break
         except KeyboardInterrupt:
             status = 130
-        if not options.q:
-            print(file=sys.stderr)
-        ended = report(results, places, options)
+        figures = figures_of(results, places, account.spent)
         if options.svg:
-            drawn = draw(transcript(path, names[0]))
-            Path(options.svg).write_text(drawn, encoding="utf-8")
-    return status or ended
+            cards = transcript(path, names[0])
+            Path(options.svg).write_text(draw(cards), encoding="utf-8")
+    print(json.dumps(figures)) if options.json else print_report(figures)
+    return status or int(not any(results))
 
 
 if __name__ == "__main__":
