@@ -600,7 +600,6 @@ def main() -> int:
             for place, name in zip(places, names, strict=True):
                 results.append(work(place, name, options, **shared))
                 if not any(it.reply for it in results[-1].attempts):
-                    print(f"no reply: {results[-1].why}", file=sys.stderr)
                     status = 3
                     break
         except KeyboardInterrupt:
