@@ -986,6 +986,7 @@ def load_part(name):
 
 libraries = load_part("libraries")
 judges, passes = load_part("judges"), load_part("passes").passes
+person, vote = load_part("person"), load_part("vote")
 ADA = json.loads(PERSON)
 ARTICLE = "The museum\u00a0opened on \u201cFriday\u201d, it\u2019s \ufb01ne \u00e9."
 ECHO = "Give the name and age of the person in this sentence as JSON."
@@ -5585,7 +5586,7 @@ def test_anthropics_own_client_sends_the_same_turn_back(served):
 
 # libraries.py: each with the real package, where it is installed
 
-KEY = "sk-of-the-libraries"
+LIBRARY_KEY = "sk-of-the-libraries"
 LIBRARIES = ["openai_chat", "openai_responses", "anthropic_chat", "ollama_chat"]
 if os.environ.get("LOOP_LITELLM"):  # it leaves much behind in a process
     LIBRARIES = ["litellm_chat"]
@@ -5594,12 +5595,12 @@ if os.environ.get("LOOP_LITELLM"):  # it leaves much behind in a process
 def call_by_library(name, url, is_async=False, retries=0, **settings):
     """Return a call of libraries.py that asks this endpoint for the model m."""
     package = pytest.importorskip(name.partition("_")[0])
-    options, kind = {"api_key": KEY, "max_retries": retries}, "Async" * is_async
+    options, kind = {"api_key": LIBRARY_KEY, "max_retries": retries}, "Async" * is_async
     root = url.removesuffix("/v1")
     if name == "litellm_chat":
         package.suppress_debug_info = True
         send = package.acompletion if is_async else package.completion
-        settings |= {"api_base": url, "api_key": KEY}
+        settings |= {"api_base": url, "api_key": LIBRARY_KEY}
         settings |= {"num_retries": retries} if retries else {}
         return libraries.litellm_chat(send, "openai/m", **settings)
     if name == "ollama_chat":
@@ -5694,8 +5695,8 @@ def answer_of_all(text="Hi.", ended="stop", usage=True, thought="", tool=None, *
     return body | more
 
 
-CALLED = {"id": "c1", "type": "function"}
-CALLED["function"] = {"name": "look", "arguments": '{"n": 1}'}
+CALLED_BY_LIBRARY = {"id": "c1", "type": "function"}
+CALLED_BY_LIBRARY["function"] = {"name": "look", "arguments": '{"n": 1}'}
 HAS_NO_REPLY = {"choices": None, "output": None, "content": None, "message": None}
 BY_LIBRARY = {  # what the endpoint answers, and the Reply or CallError that it makes
     "a reply": (answer_of_all(), {"text": "Hi.", "finish": "stop", "input_tokens": 7,
@@ -5708,18 +5709,18 @@ BY_LIBRARY = {  # what the endpoint answers, and the Reply or CallError that it 
     "ended oddly": (answer_of_all(ended="odd"), {"text": "Hi.", "finish": "unknown"}),
     "a thought": (answer_of_all(thought="Hm"), {"text": "Hi.", "reasoning": "Hm"}),
     "a tool": (answer_of_all("", "tools", tool="look"),
-        {"finish": "tools", "tool_calls": (CALLED,)}),
-    "too much": (({"error": {"message": f"slow, {KEY}"}}, 429), {"status": 429,
+        {"finish": "tools", "tool_calls": (CALLED_BY_LIBRARY,)}),
+    "too much": (({"error": {"message": f"slow, {LIBRARY_KEY}"}}, 429), {"status": 429,
         "wait": 3.0}),
     "broken": ((b"oops", 500), {"status": 500}),
-    "a wrong key": (({"error": {"message": f"bad {KEY}"}}, 401), {"status": 401}),
+    "a wrong key": (({"error": {"message": f"bad {LIBRARY_KEY}"}}, 401), {"status": 401}),
     "a web page": ((b"<html>log in</html>", 200), {"why": "log in"}),
     "a web page that calls itself JSON": ((b"<html>", 200, "application/json"),
         {"why": "Expecting value"}),
     "half of a reply": ((b'{"choices": [', 200, "application/json"),
         {"why": "Expecting value"}),
     "an error within a 200": (
-        answer_of_all(**HAS_NO_REPLY, error={"code": 429, "message": KEY}),
+        answer_of_all(**HAS_NO_REPLY, error={"code": 429, "message": LIBRARY_KEY}),
         {"status": 429}),
     "no choices": (answer_of_all(choices=[], **dict.fromkeys(("output", "content",
         "message"))), {"why": "no reply"}),
@@ -5729,7 +5730,7 @@ NOT_SO = {  # where a client, or its API, has no such thing
     ("anthropic_chat", "a reply"): {"input_tokens": 9},
     ("ollama_chat", "a refusal"): {"text": "", "finish": "stop"},
     ("ollama_chat", "filtered"): {"finish": "stop"},
-    ("ollama_chat", "a tool"): {"tool_calls": ({**CALLED, "id": ""},)},
+    ("ollama_chat", "a tool"): {"tool_calls": ({**CALLED_BY_LIBRARY, "id": ""},)},
     ("ollama_chat", "too much"): {"wait": None},
     ("ollama_chat", "a web page"): {"why": "Expecting value"},
     ("ollama_chat", "an error within a 200"): {"status": None},
@@ -5753,7 +5754,7 @@ def test_library_makes_of_a_response(library, served, situation):
     outcome = attempt.reply or attempt.fault
     assert attempt.fault or outcome.seconds > 0
     if library.name != "ollama_chat":  # its client has no key
-        assert KEY not in repr(result.attempts)
+        assert LIBRARY_KEY not in repr(result.attempts)
     for name, value in expected.items():
         found = getattr(outcome, name)
         assert found == value or (name == "why" and value in found), outcome
@@ -5781,7 +5782,7 @@ def test_settings_reach_the_endpoint_by_each_library_and_a_cut_reply_gets_more(
             task, people, settings=settings, tape=loop.Tape(tape), name="r"
         )
         assert result.value == ADA and result.spent.reused == reused
-    assert KEY not in tape.read_text() and len(served.seen) == 2
+    assert LIBRARY_KEY not in tape.read_text() and len(served.seen) == 2
     for limit, (_, _, body) in zip((20, 40), served.seen, strict=True):
         sent = body | body.get("options", {})
         names = {"openai_responses": "max_output_tokens", "ollama_chat": "num_predict"}
@@ -5814,7 +5815,7 @@ def test_library_is_refused_in_the_wrong_kind_of_code_and_as_a_stream(name):
         loop.run("?", str, call=call_by_library(name, url, True))
     with pytest.raises(TypeError, match="stream=True"):
         call_by_library(name, url, stream=True)
-    assert KEY not in repr(call_by_library(name, url).settings)
+    assert LIBRARY_KEY not in repr(call_by_library(name, url).settings)
 
 
 def test_library_makes_a_fault_of_a_response_that_failed_and_no_key_of_a_word(served):
@@ -6220,7 +6221,7 @@ FIVE = {"times": 5}
 })  # fmt: skip
 def test_votes(replies, options, why, best, asked):
     call = loop.scripted(*replies.split())
-    result = judges.agree("n?", int, call=call, fixes=[], **options)
+    result = vote.agree("n?", int, call=call, fixes=[], **options)
     assert result.why.startswith(why) and result.best == best
     assert result.accepted == why.startswith("accepted") == (result.value is not None)
     assert len(call.asked) == len(result.attempts) == result.spent.calls == asked
@@ -6235,22 +6236,22 @@ def test_votes(replies, options, why, best, asked):
     "keys of any type": (lambda text: {1: text, "a": 2, (): 3}, ["a", "a"], 2),
 })  # fmt: skip
 def test_votes_are_equal_where(judge, replies, agreed):
-    result = judges.agree("?", judge, call=loop.scripted(*replies), times=2)
+    result = vote.agree("?", judge, call=loop.scripted(*replies), times=2)
     assert f": {agreed} of 2 agree" in result.why
 
 
 def test_each_vote_has_a_seed_of_its_own_and_so_have_its_re_asks():
     call = loop.scripted("x", "7", "x", "7")
     call.settings["seed"] = 5
-    result = judges.agree("n?", int, call=call, times=2)
+    result = vote.agree("n?", int, call=call, times=2)
     seeds = [attempt.settings["seed"] for attempt in result.attempts]
     assert result.value == 7 and len({*seeds}) == 4
     call = loop.scripted("7", "7")
-    judges.agree(loop.Ask("n?", seed=9, top_p=1), int, call=call, times=2)
+    vote.agree(loop.Ask("n?", seed=9, top_p=1), int, call=call, times=2)
     sent = [settings for _, settings in call.asked]
     assert sent[0] == {"seed": 9, "top_p": 1} and sent[1]["seed"] != 9
     call = loop.scripted("7", "7")
-    judges.agree("n?", int, call=call, times=2)
+    vote.agree("n?", int, call=call, times=2)
     assert [settings for _, settings in call.asked] == [{}, {}]  # none is made up
 
 
@@ -6268,14 +6269,14 @@ def test_vote_that_is_pointless_is_refused_before_it_is_paid_for(batch):
             "limits and account: give account="),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=why):
-            judges.agree(ask, int, **options)
+            vote.agree(ask, int, **options)
     assert call.asked == []
 
 
 def test_votes_in_a_batch_are_named_and_paid_for_once(each, tape):
     def task(item, run):
         name = {"name": "v"} if item else {}
-        return judges.agree(f"{item}?", int, run=run, times=3, **name)
+        return vote.agree(f"{item}?", int, run=run, times=3, **name)
 
     call = loop.scripted(*"787989")
     for paid in (6, 0):
@@ -6289,7 +6290,7 @@ def test_votes_in_a_batch_are_named_and_paid_for_once(each, tape):
 
 def test_error_in_a_vote_has_what_was_paid_for_before():
     with pytest.raises(LookupError) as caught:
-        judges.agree("n?", int, call=loop.scripted("7", "7"))
+        vote.agree("n?", int, call=loop.scripted("7", "7"))
     assert [it.reply.text for it in caught.value.attempts if it.reply] == ["7", "7"]
 
 
@@ -6365,7 +6366,7 @@ def test_guarded_call_may_return_a_text_and_keeps_a_complaint_of_its_own():
 
 ASK_PERSON = """
 import sys
-from judges import ask_person
+from person import ask_person
 from loop import RE_ASKS, all_of, json_with, run, scripted
 judges = {
     "around": ask_person(json_with(name=str)),
@@ -6450,12 +6451,12 @@ def test_person_sees_hostile_text_escaped_and_ctrl_c_passes_through():
 def test_without_a_terminal_nothing_is_accepted_and_async_code_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("accept\n"))
     call = loop.scripted(PERSON)
-    result = loop.run("Who?", judges.ask_person(), call=call)
+    result = loop.run("Who?", person.ask_person(), call=call)
     assert not result and result.best == PERSON and len(call.asked) == 1
     cure = "start it in one, or leave ask_person out"
     assert result.why == f"no person can be asked, as stdin is no terminal: {cure}"
     with pytest.raises(loop.HookError, match="ask_person would block the event loop"):
-        asyncio.run(loop.arun("Who?", judges.ask_person(), call=call))
+        asyncio.run(loop.arun("Who?", person.ask_person(), call=call))
 
 
 # passes.py
@@ -6733,7 +6734,7 @@ EXAMPLES_AT_WORK = {
         "parts/judges.py",
         [],
         'accepted\n.*not in the source: "Ada is the director"\n.*found the question again'
-        ".*small: Ada Smith\nlarge: no: that is a person\n.*4 of 5 agree.*cut off",
+        ".*small: Ada Smith\nlarge: no: that is a person\n.*cut off",
     ),
     "code that passes, fails, does not end, and only says that it passes": (
         "parts/passes.py",
@@ -6781,6 +6782,76 @@ def test_benchmark_prints_its_figures(command):
     assert re.search(r"\d\.\d", stdout)
 
 
+# Those that this Python has; none is needed. Each was seen to send the bad reply back.
+SCHOOLS = {
+    "instructor": "instructor",
+    "pydantic-ai": "pydantic_ai",
+    "mini-swe-agent": "minisweagent",
+}
+
+
+def test_schools_ask_again_until_the_reply_is_good():
+    names = ["loop.py", *[name for name in SCHOOLS if find_spec(SCHOOLS[name])]]
+    command = f"schools/convergence.py --json --peers {' '.join(names)}"
+    status, stdout, stderr = example(command)
+    found = {facts["peer"]: facts for facts in json.loads(stdout)}
+    assert status == 0 and [*found] == names
+    assert re.findall("(.+) ...\n", stderr) == names
+    for name, facts in found.items():
+        assert facts["value"] == {"name": "Ada Lovelace", "age": 36}
+        assert facts["versions"] and facts["refused"] == []
+        first, *later, last = facts["requests"]
+        assert first["mark"] == "the task" and last["mark"] == "same"
+        assert last["wait"] >= 1 and last["by_client"] == (name != "loop.py")
+        again = "same" if name == "loop.py" else "history + error"
+        assert [it["mark"] for it in later] == [again, again]
+
+
+def test_schools_are_drawn_without_anything_from_elsewhere(tmp_path):
+    command = "schools/convergence.py --peers loop.py --svg picture.svg"
+    _, stdout, _ = example(command, cwd=tmp_path)
+    assert f"loop.py {loop.__version__}" in stdout and "1 of 1 end with" in stdout
+    picture = (tmp_path / "picture.svg").read_text(encoding="utf-8")
+    assert f"loop.py&#160;{loop.__version__}" in picture
+    assert "@font-face" not in picture and "url(http" not in picture
+
+
+def test_schools_say_which_peer_is_missing(monkeypatch):
+    [name, *_] = [it for it in SCHOOLS if not find_spec(SCHOOLS[it])] or [""]
+    if not name:
+        pytest.skip("all of them are here")
+    monkeypatch.setenv("PATH", "")  # and no uv
+    status, stdout, _ = example(f"schools/convergence.py --peers {name}")
+    assert status == 3 and f"{name} did not run: it is not installed" in stdout
+
+
+def test_request_is_marked_with_what_is_new_in_it():
+    convergence = load_part("../schools/convergence")
+
+    def body(*texts):
+        return {"messages": [{"role": "user", "content": it} for it in texts]}
+
+    bad, worse = convergence.BAD
+    task, asked = body("Who?"), body("Who?", bad)
+    for before, now, expected in [
+        (task, body("Who?"), "same"),
+        (
+            body("9f0c1d2e-0000-4000-8000-000000000000"),
+            body("a" * 8 + "-" + "b" * 27),
+            "same",
+        ),
+        (task, body("Who else?"), "fresh"),
+        (asked, task, "fresh"),
+        (task, body("Who?", json.dumps({"command": f"echo '{bad}'"})), "history"),
+        (task, body("Who?", json.dumps(json.loads(bad), indent=4)), "history"),
+        (asked, body("Who?", bad, worse), "history"),
+        (asked, body("Who?", bad, "age: missing"), "error"),
+        (body("age: missing"), body("age: expected an integer, found 1.5"), "error"),
+        (task, body("Who?", bad, "Field required"), "history + error"),
+    ]:
+        assert convergence.mark(before, now) == expected
+
+
 # How each of them ends
 
 NO_URL, DEAD, USELESS = "nowhere", "http://127.0.0.1:1/v1", "one that does not know"
@@ -6821,6 +6892,7 @@ ENDINGS_OF_EXAMPLES = [
     (2, "schools/agent.py", NO_URL, "give base_url"),
     (3, "schools/agent.py", DEAD, "check base_url"),
     (2, "bench/concurrency.py -n 7", DEAD, "8 or more"),
+    (2, "schools/convergence.py --peers Prolog", DEAD, "the peers are loop.py"),
     (2, "bench/economy.py old", DEAD, "usage: "),
     (2, "bench/economy.py tapes --only agan", DEAD, "agan: the policies are"),
     (3, "bench/economy.py tapes --only again", DEAD, "check base_url"),
@@ -6856,7 +6928,11 @@ def test_local_model_without_its_packages_names_ways_to_get_them(monkeypatch, tm
 INTERRUPTED = {  # when, the exit status, and what is still shown
     "local_model.py": ("serving until Ctrl-C", 0, ""),
     "extract.py": ("Sofia Rossi", 130, r"([012]) sentences: accepted \1"),
-    "schools/agent.py --text": ("-> ask_with_complaint", 130, r"0 of 0 .*\n.*\n[123] calls"),
+    "schools/agent.py --text": (
+        "-> ask_with_complaint",
+        130,
+        r"0 of 0 .*\n.*\n[123] calls",
+    ),
     "bench/economy.py tapes --only again --json": ("again, person", 130, "{}"),
 }
 
@@ -6935,10 +7011,8 @@ def test_killed_agent_goes_on_and_acts_once(tmp_path, moment, looks):
         status, stdout, _ = example(f"{command} --json", cwd=tmp_path)
         figures = json.loads(stdout)
         assert status == 0 and figures["right"] == 1
-        reads = 4 + (moment == "after")
-        assert figures["ran"] == dict(
-            list_files=1, read_file=reads, add=1, write_file=1
-        )
+        times = {"list_files": 1, "add": 1, "write_file": 1}
+        assert figures["ran"] == times | {"read_file": 4 + (moment == "after")}
     assert figures["reused"] == figures["calls"]
     assert (folder / "total.txt").read_text() == "549.8"
     sent = [event for event in recorded(tmp_path / "tape", "sent") if not event["hook"]]
@@ -7012,8 +7086,9 @@ def test_agent_whose_endpoint_refuses_tools_says_so(served):
     assert len(served.seen) == 1
 
 
+@on_posix
 def test_transcript_has_each_step_once_and_hostile_text_as_text(served, tmp_path):
-    """Of its own run, on a tape that has another one."""
+    """Of its own run, on a tape that has another one; it was killed, and went on."""
     from xml.etree import ElementTree
 
     options = {"call": loop.scripted("5"), "tape": loop.Tape(tmp_path / "tape")}
@@ -7024,34 +7099,36 @@ def test_transcript_has_each_step_once_and_hostile_text_as_text(served, tmp_path
     served.will(hostile).will(
         asking_for_tools(("read_file", {"name": "a.txt"}), ("<ls>", []))
     )
-    served.will(asking_for_tools(("write_file", {"name": "total.txt", "text": "5"})))
-    served.will("Done.")
-    for _ in range(2):  # the second time from the tape
-        assert example(command, served.url, tmp_path)[0] == 0
-        content = (tmp_path / "a.svg").read_text(encoding="utf-8")
-        nodes = [*ElementTree.fromstring(content).iter()]
-        shown = "\n".join(node.text or "" for node in nodes)
-        assert {node.tag.partition("}")[2] for node in nodes} == {
-            "svg",
-            "style",
-            "rect",
-            "text",
-        }
-        assert (
-            "\\x1b]0;x" in shown and "\\u202e" in shown and "\\x1b[2J</text>" in shown
-        )
-        assert "lines more)" in shown and "there is no tool '<ls>'" in shown
-        for once in (
-            "rejected: there is no total.txt",
-            "read_file {",
-            "Done.",
-            "accepted: ",
-        ):
-            assert shown.count(once) == 1, once
-        assert (
-            "pipeline" not in shown and "Write the sum of the amounts in a.txt" in shown
-        )
-    assert len(served.seen) == 4
+    write = asking_for_tools(("write_file", {"name": "total.txt", "text": "5"}))
+    served.will(write).will(write).will("Done.")  # the first is killed in the tool
+    assert example(f"{command} --kill before", served.url, tmp_path)[0] < 0
+    assert example(command, served.url, tmp_path)[0] == 0
+    assert len(served.seen) == 5
+    nodes = [*ElementTree.parse(tmp_path / "a.svg").iter()]
+    assert {it.tag.partition("}")[2] for it in nodes} == {
+        "svg",
+        "style",
+        "rect",
+        "text",
+    }
+    shown = "\n".join(node.text or "" for node in nodes)
+    for text in (
+        "\\x1b]0;x",
+        "\\u202e",
+        "\\x1b[2J</text>",
+        "lines more)",
+        "tool '<ls>'",
+    ):
+        assert text in shown
+    for once in (
+        "rejected: there is no total",
+        "read_file {",
+        "Done.",
+        "started again",
+    ):
+        assert shown.count(once) == 1, once
+    assert shown.count("write_file {") == 2 and shown.count("nobody knows") == 1
+    assert "pipeline" not in shown and "the amounts in a.txt into total.txt" in shown
 
 
 @long
@@ -7555,6 +7632,8 @@ def test_readme_names_files_that_exist():
     for readme in (README, (EXAMPLES / "README.md").read_text(encoding="utf-8")):
         for path in re.findall(r"examples/[\w/.]*\w", readme):
             assert (HERE / path).exists(), path
+    for path in (EXAMPLES / "parts").glob("*.py"):
+        assert f"`{path.name}`" in README
 
 
 # Editing a copy, and upgrading it -----------------------------------------------------

@@ -18,7 +18,9 @@
 
 Where OPENAI_BASE_URL (with OPENAI_API_KEY, OPENAI_MODEL) is set, it asks that endpoint.
 You see each reply, why it was rejected, and which special case acted; at the end the
-Person that was accepted. Exit status: 0; 1 if nothing was accepted.
+Person that was accepted. Exit status: 0; 1 if nothing was accepted. What people want
+next, tools, batches, streams, a second opinion, a person, lies in examples/parts: the
+table "Which part to copy" in the README names the file.
 """
 
 import argparse

@@ -582,9 +582,11 @@ def measure(policy: str, name: str, items: Sequence[int], tapes: Path) -> list[R
             print(f"no reply came: {result}", file=sys.stderr)
             raise SystemExit(3)
         correct = bool(result) and family.correct(item, result.value)
-        replies = [it.reply for it in result.attempts if it.reply]
-        written = sum(reply.output_tokens or 0 for reply in replies)
-        seconds = sum(reply.seconds or 0.0 for reply in replies)
+        written, seconds = 0, 0.0
+        for it in result.attempts:
+            written += (it.reply and it.reply.output_tokens) or 0
+            # A reply from the tape says how long it took.
+            seconds += (it.reply.seconds or 0.0) if it.reused else it.seconds
         spent = result.spent
         row = Row(bool(result), correct, spent.calls, spent.tokens, written, seconds)
         rows.append(row)

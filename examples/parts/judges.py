@@ -1,7 +1,7 @@
 """Situation: the judges of loop.py do not check what you must be sure of. Copy one of
 these functions with what it calls, or this file.
 
-    from judges import agree, grounded, probe, second_opinion
+    from judges import grounded, probe, second_opinion
     judge = all_of(json_with(name=str, quote=str), grounded(article, "quote"))
     assert not probe(judge, prompt)  # in your tests: what it accepts, and should not
 
@@ -10,22 +10,21 @@ these functions with what it calls, or this file.
     a pattern matches                     matches(r"\\d{4}")
     it is no echo of the question         no_echo(prompt)
     another model finds it good           second_opinion(question, by=other, of=call)
-    a person finds it good                ask_person(judge)
-    most of several answers are equal     agree(ask, judge, call=call)
     the reply is whole, the model sure    unless(call, complain)
+    a person finds it good                ask_person(judge), in person.py
+    most of several answers are equal     agree(ask, judge, call=call), in vote.py
     code passes tests                     passes(tests), in passes.py
 
 A judge takes a text, or what the judge before it in all_of returned; it returns a value
 or raises Reject. Run this file to see most of them at work, offline.
 
 Promised: A hostile reply takes grounded, no_echo and probe milliseconds, not minutes;
-how long `matches` takes is up to your pattern. second_opinion and ask_person never take
-silence for a yes: without a verdict the run ends, not accepted. A judge's own failure
-never counts against the model.
+how long `matches` takes is up to your pattern. second_opinion never takes silence for a
+yes: without a verdict the run ends, not accepted. A judge's own failure never counts
+against the model.
 
 Not promised: That what is grounded is also true, that a judge in which `probe` finds
-nothing is a good one, or that what several models say is right. What a person said is
-not on the tape: a run that is done again asks the person again.
+nothing is a good one, or that what another model says is right.
 """
 
 from __future__ import annotations
@@ -33,15 +32,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-import threading
 import warnings
-from collections import Counter
 from collections.abc import Callable, Generator
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import Path
-from pprint import pformat
 from typing import Any, cast
 from unicodedata import combining, normalize
 
@@ -49,13 +45,9 @@ if __name__ == "__main__":  # in examples/parts, loop.py is two folders up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from loop import (
-    BUGS,
     RE_ASKS,
     Accept,
-    Account,
     Ask,
-    Attempt,
-    CallError,
     Hook,
     HookError,
     Limits,
@@ -63,15 +55,11 @@ from loop import (
     Question,
     Reject,
     Reply,
-    Result,
-    Spent,
     State,
     Stop,
-    accept_anything,
     all_of,
     ask_again,
     call_attribute,
-    complaint_of,
     get_path,
     json_with,
     name_of,
@@ -79,7 +67,6 @@ from loop import (
     scripted,
     settings_of,
     short_json,
-    visible,
 )
 
 # By the text alone --------------------------------------------------------------------
@@ -260,216 +247,6 @@ def ask_for_verdict(state: State) -> Ask | Stop | None:
     return ask_again(state, OTHER_FORMS[state.judged - 1])
 
 
-# By a person --------------------------------------------------------------------------
-
-TERMINAL = threading.Lock()  # one question at a time, where runs are in threads
-# A terminal keeps no more bytes of a line than this, and does not say so.
-LONGEST_LINE = 1023 if sys.platform == "darwin" else 4095
-
-
-def ask_person(judge: Hook = accept_anything) -> Hook:
-    """Judge: a person at the terminal accepts what this judge returned; returns that.
-
-    The person can also edit: type or paste a text in place of the reply, which passes
-    the judge first; hint: what is typed is the complaint that the model reads; or stop,
-    as at the end of the input: the run ends, not accepted. So it does where stdin is no
-    terminal. Waiting counts as seconds of the run: Limits(seconds=...). Place: around
-    the other judges, ask_person(all_of(...)); at their end it is given a value, which
-    cannot be edited. It blocks, so `arun` refuses it. (airflow#62898)
-    """
-    inner = all_of(judge)
-
-    def ask_person(given: Any) -> Generator[Any, Any, Accept]:
-        accepted: Accept = yield from inner(given)
-        note = ""
-        while True:
-            with TERMINAL:
-                kind, typed = decision(accepted.value, note, isinstance(given, str))
-            if kind == "accept":
-                return accepted
-            if kind == "hint":
-                raise Reject(typed, value=accepted.value)
-            try:
-                accepted, note = (yield from inner(typed)), ""
-            except (CallError, HookError, *BUGS):
-                raise
-            except Exception as error:  # noqa: BLE001
-                note = f"The text that you typed is rejected: {complaint_of(error)}"
-
-    ask_person.blocks = True  # type: ignore[attr-defined]
-    return ask_person
-
-
-def decision(value: Any, note: str, may_edit: bool) -> tuple[str, str]:
-    """Show a value to a person; return "accept", "hint" or "edit", and what was typed.
-    Raise CallError where the person stops, or there is none."""
-    if not (sys.stdin and sys.stdin.isatty()):
-        cure = "start it in one, or leave ask_person out"
-        raise CallError(f"no person can be asked, as stdin is no terminal: {cure}")
-    shown = value if isinstance(value, str) else pformat(value, sort_dicts=False)
-    say(f"\n{shown}\n\n{note}")
-    choices = "accept, edit, hint or stop? " if may_edit else "accept, hint or stop? "
-    while True:
-        say(f"\n{choices}")
-        answer = typed_line().strip().lower()
-        if answer in ("a", "accept"):
-            return "accept", ""
-        if answer in ("s", "stop"):
-            raise CallError("a person stopped it")
-        text = ""
-        if answer in ("h", "hint"):
-            say("What should the model do better, in one line? ")
-            text = typed_line().strip()
-        elif answer in ("e", "edit") and may_edit:
-            say("Type or paste the text; after it, a line with only a dot:\n")
-            text = "\n".join(iter(typed_line, "."))
-        if any(len(it.encode()) >= LONGEST_LINE for it in text.split("\n")):
-            say(f"A terminal may cut a line of {LONGEST_LINE} bytes: break it.")
-        elif "\ufffd" in text:
-            say("Some of it cannot be read in the terminal's encoding.")
-        elif text:
-            return {"h": "hint", "e": "edit"}[answer[0]], text
-
-
-def typed_line() -> str:
-    """Return a line that a person types; raise CallError at the end of the input."""
-    line = sys.stdin.buffer.readline()
-    if not line:
-        raise CallError("a person stopped it, by the end of the input")
-    return line.decode(sys.stdin.encoding, errors="replace").rstrip("\r\n")
-
-
-def say(text: str) -> None:
-    """Show a text on the terminal: on stderr, as stdout may go into a file."""
-    print(visible(text), end="", file=sys.stderr, flush=True)
-
-
-# By several answers -------------------------------------------------------------------
-
-
-def agree(
-    ask: str | Messages | Ask,
-    judge: Hook,
-    *,
-    call: Hook | None = None,
-    times: int = 5,
-    at_least: float = 0.5,
-    name: str = "",
-    run: Hook = run,
-    limits: Limits | None = None,
-    account: Account | None = None,
-    **options: Any,
-) -> Result[Any]:
-    """Return the value that most of several runs accept, with the share in its `why`.
-
-    Accepted where at least this share of `times` is for it, and more than for any
-    other: a tie is no agreement, and a run that gave up is a vote for nothing. `best`
-    is the most frequent value. Values are equal where their JSON is ("Yes" is not
-    "yes": let the judge return one form). A seed is another one in each run. The limits
-    are of all runs together. It stops early only where agreement is out of reach, as
-    the share is what you pay for. In a batch's task give run=run, and no call. It is
-    not async. Raises ValueError at temperature 0: all would be alike. (wave#1198)"""
-    ask = ask if isinstance(ask, Ask) else Ask(ask)
-    seed = check_votes(ask, call, run, times, at_least).get("seed")
-    if limits is not None and account is not None:
-        raise ValueError("limits and account: give account=Account(limits)")
-    account = Account(limits) if limits is not None else account
-    given = {"call": call, "account": account}
-    options |= {key: it for key, it in given.items() if it is not None}
-    votes = Votes(times, at_least)
-    while votes.are_open():
-        number = len(votes.results)
-        options |= {"name": f"{name}/{number + 1}"} if name else {}
-        try:
-            votes.add(run(with_seed(ask, seed, number), judge, **options))
-        except BaseException as error:  # what was paid for before is not lost
-            votes.attempts += getattr(error, "attempts", ())
-            error.attempts = votes.attempts  # type: ignore[attr-defined]
-            raise
-    return votes.outcome()
-
-
-def with_seed(ask: Ask, seed: Any, number: int) -> Ask:
-    """Return what the vote of this number asks: with another seed, if there is one."""
-    changed: dict[str, Any] = dict(ask.settings)
-    if type(seed) is int:  # a re-ask takes the next: leave room for many
-        changed["seed"] = seed + 1000 * number
-    return Ask(ask.messages, ask.wait, ask.call, **changed)
-
-
-def check_votes(
-    ask: Ask, call: Hook | None, run: Hook, times: int, at_least: float
-) -> dict[str, Any]:
-    """Return the settings of the votes; raise ValueError where a vote is pointless."""
-    if times < 2 or not 0 < at_least <= 1:
-        raise ValueError(f"times is {times}, at_least {at_least}: 2 or more, 0 to 1")
-    # Of a batch's bound run, or of a partial of `run`:
-    bound = getattr(run, "options", None) or getattr(run, "keywords", {})
-    caller = ask.call or call or bound.get("call")
-    settings = (settings_of(caller) if caller else {}) | ask.settings
-    if settings.get("temperature") == 0:
-        raise ValueError("a vote at temperature 0 asks for one answer again and again")
-    return settings
-
-
-def json_key(value: Any) -> str:
-    """Return a value as a text that is the same for equal values."""
-    try:
-        return json.dumps(value, sort_keys=True, default=repr)
-    except (TypeError, ValueError):  # keys of several types, or a ring
-        return repr(value)
-
-
-class Votes:
-    """The runs of a vote, and what they say."""
-
-    def __init__(self, times: int, at_least: float):
-        self.times, self.at_least = times, at_least
-        self.results, self.attempts = list[Result[Any]](), list[Attempt]()
-        self.counts, self.values = Counter[str](), dict[str, Any]()
-        self.spent = Spent()
-
-    def are_open(self) -> bool:
-        """Return whether a further run may lead to agreement."""
-        left = self.times - len(self.results)
-        most = max(self.counts.values(), default=0)
-        return left > 0 and (most + left) / self.times >= self.at_least
-
-    def add(self, result: Result[Any]) -> None:
-        """Count the vote of a run, and what it spent."""
-        self.results.append(result)
-        self.attempts += result.attempts
-        for it in fields(Spent):
-            total, more = getattr(self.spent, it.name), getattr(result.spent, it.name)
-            total = None if total is None or more is None else total + more
-            setattr(self.spent, it.name, total)
-        if result:
-            key = json_key(result.value)
-            self.values.setdefault(key, result.value)
-            self.counts[key] += 1
-
-    def outcome(self) -> Result[Any]:
-        """Return one result of all runs."""
-        ranking = self.counts.most_common(2)
-        rejected = [result for result in self.results if not result]
-        if not ranking:
-            why = f"none of {self.times} runs was accepted: {rejected[-1].why}"
-            best = rejected[-1].best
-            return Result(None, False, why, best, self.attempts, self.spent)
-        key, most = ranking[0]
-        value, share = self.values[key], f"{most} of {self.times} agree"
-        if most / self.times < self.at_least:
-            why = f"no agreement: {share}, {self.at_least:.0%} must"
-        elif len(ranking) > 1 and ranking[1][1] == most:
-            why = f"no agreement: {share}, and as many on another"
-        else:
-            why = f"accepted: {share}"
-            return Result(value, True, why, value, self.attempts, self.spent)
-        if rejected:
-            why += f"; {len(rejected)} gave up, as in: {rejected[0].why}"
-        return Result(None, False, why, value, self.attempts, self.spent)
-
-
 # By more than the text ----------------------------------------------------------------
 
 
@@ -540,9 +317,6 @@ if __name__ == "__main__":
     for attempt in result.attempts:
         said = attempt.reply.text if attempt.reply else attempt.fault
         print(f"{attempt.settings['model']}: {said}")
-
-    votes = scripted("Friday", "friday", "Monday", "Friday", "Friday")
-    print(agree("When did it open?", str.capitalize, call=votes))
 
     cut_off = scripted(Reply("The museum opened on", finish="length"))
     whole = unless(cut_off, lambda it: "cut off" if it.finish == "length" else "")

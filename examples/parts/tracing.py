@@ -1,11 +1,15 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["opentelemetry-sdk"]
+# ///
 """Situation: your services are traced by OpenTelemetry, and runs are to be seen there.
 Copy this file beside loop.py.
 
     from opentelemetry import trace
     run(ask, judge, call=call, watch=spans(trace.get_tracer("my service")))
 
-Run this file to see the spans of a run, offline: `uv run --with opentelemetry-sdk
-examples/parts/tracing.py`. Without that package, it says so.
+Run this file to see the spans of a run, offline: `uv run examples/parts/tracing.py`.
 
 Promised: a span for each run and each request, also of runs in threads, of runs that
 raise, and of hooks' questions; no text of a prompt, a reply or an error is in one. Not

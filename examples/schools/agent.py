@@ -229,11 +229,14 @@ def work(folder: Folder, name: str, options: Any, **shared: Any) -> Result[str]:
         examples = [("garden.txt", 12, 30), ("office.txt", 205, 611)]
         for facts in [*examples, ("kitchen.txt", 1480, 37)]:
             messages[-1:-1] = example(*facts)
+    # A person may take their time.
+    seconds = math.inf if options.confirm else None
+    limits = Limits(calls=options.calls, cost=options.cost, seconds=seconds)
     return run(
         Ask(messages, tools=tools.schemas),
         folder.judge,
         fixes=[tools, no_tool_asked_for, *FIXES],
-        limits=Limits(calls=options.calls, cost=options.cost),
+        limits=limits,
         name=name,
         watch=None if options.q else show,
         **shared,
