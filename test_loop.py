@@ -7026,39 +7026,47 @@ def test_agent_cannot_leave_its_folder_and_reads_why(served, tmp_path):
     inside, outside = tmp_path / "inside", tmp_path / "outside.txt"
     inside.mkdir()
     (inside / "a.txt").write_text("amount: 2\namount: 3.5")
+    (inside / ".hidden.txt").write_text("secret")
     outside.write_text("secret")
-    names = [
-        "../outside.txt",
-        str(outside),
-        "sub/x.txt",
-        ".tools.log",
-        "a.txt\0",
-        "link.txt",
-    ]
-    write = lambda name: ("write_file", {"name": name, "text": "5.5"})
-    served.will(asking_for_tools(*[write(name) for name in names[:-1]]))
+    total = inside / "total.txt"
+
+    def touch(name):
+        write = ("write_file", {"name": name, "text": "5.5"})
+        return asking_for_tools(("read_file", {"name": name}), write)
 
     def link(handler):  # it comes to be while the agent is at work
-        (inside / "link.txt").symlink_to(outside)
-        body = json.dumps(
-            asking_for_tools(("read_file", {"name": names[-1]}), write(names[-1]))
-        )
-        handler.wfile.write(body.encode())
+        total.symlink_to(outside)
+        handler.wfile.write(json.dumps(touch("total.txt")).encode())
 
-    served.will(link).will("Done: 5.5").will(asking_for_tools(write("total.txt"))).will(
-        "Done."
-    )
-    command = "schools/agent.py --folder inside --json -q"
+    def unlink(handler):
+        total.unlink()
+        write = ("write_file", {"name": "total.txt", "text": "5.5"})
+        handler.wfile.write(json.dumps(asking_for_tools(write)).encode())
+
+    for name in ("../outside.txt", str(outside), ".hidden.txt", "a.txt\0"):
+        served.will(touch(name))
+    served.will(link).will("Done: 5.5").will(unlink).will("Done.")
+    command = "schools/agent.py --folder inside --json -q --calls 60"
     status, stdout, _ = example(command, served.url, tmp_path)
     figures = json.loads(stdout)
     assert (status, figures["right"], figures["claimed"]) == (0, 1, 1)
-    assert figures["ran"] == {"write_file": 1}
+    assert figures["ran"] == {"write_file": 1} and total.read_text() == "5.5"
     assert outside.read_text() == "secret"
-    results = [
-        it["content"] for it in served.seen[-1][2]["messages"] if it["role"] == "tool"
-    ]
-    assert len(results) == 8 and results.pop() == "done"
+    told = [it for it in served.seen[-1][2]["messages"] if it["role"] == "tool"]
+    results = [it["content"] for it in told]
+    assert len(results) == 11 and results.pop() == "done"
     assert all("is refused" in it and "secret" not in it for it in results)
+
+
+def test_agent_cannot_change_what_it_was_given(served, tmp_path):
+    """Nor may it add a file: with others, its tape would be of another run."""
+    (tmp_path / "a.txt").write_text("amount: 2")
+    write = [("write_file", {"name": it, "text": "2"}) for it in ("a.txt", "b.txt")]
+    served.will(asking_for_tools(*write)).will("Done.").will("Done.").will("Done.")
+    status, stdout, _ = example("schools/agent.py --folder .", served.url, tmp_path)
+    assert status == 1 and "at last: there is no total.txt" in stdout
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "amount: 2"
 
 
 def test_agent_does_small_tasks_as_text_and_its_words_prove_nothing(served):

@@ -25,9 +25,10 @@
     uv run examples/schools/agent.py --scripted --svg FILE     the transcript, drawn
 
 The task: add the amounts in text files, and write the total into total.txt. The tools
-list, read, add and write. The judge looks at the folder, not at the words: "done" alone
-is rejected. Each tool notes in .tools.log what it did, so that you see how often it
-really ran. With OPENAI_BASE_URL, that endpoint is asked, by tool calls (or --text).
+list, read, add, and write this one file. The judge looks at the folder, not at the
+words: "done" alone is rejected. Each tool notes in .tools.log what it did, so that you
+see how often it really ran. With OPENAI_BASE_URL, that endpoint is asked, by tool calls
+(or --text). The files of a run with --tape FILE are in FILE.files.
 
 Exit status: 0; 1 if no task ended right; 2 for a wrong argument; 3 if the endpoint gave
 no reply; 130 after Ctrl-C, with the figures so far.
@@ -93,17 +94,20 @@ class Folder:
 
     def __init__(self, path: Path, kill: str = ""):
         self.path, self.kill = path, kill
-        files = [it for it in sorted(path.glob("*.txt")) if it.name != TOTAL]
-        texts = {it.name: self.path_of(it.name).read_text("utf-8") for it in files}
+        given = [name for name in self.names() if name != TOTAL]
+        texts = {name: self.path_of(name).read_text("utf-8") for name in given}
         self.amounts = {name: AMOUNT.findall(text) for name, text in texts.items()}
         if not any(self.amounts.values()):
             raise ValueError(f"{path}: no .txt file has a line such as 'amount: 12.50'")
-        self.right = self.sum_of(
-            [it for found in self.amounts.values() for it in found]
-        )
+        numbers = [it for found in self.amounts.values() for it in found]
+        self.right = self.sum_of(numbers)
         # A tape has what was in the files: with other files it is another run.
         self.digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
         self.tools = (self.list_files, self.read_file, self.add, self.write_file)
+
+    def names(self) -> list[str]:
+        """Return the names of the text files that are not hidden."""
+        return sorted(it.name for it in self.path.glob("[!.]*.txt"))
 
     def path_of(self, name: str) -> Path:
         """Return the path of a file; raise where it might lead out of the folder."""
@@ -128,7 +132,7 @@ class Folder:
     def list_files(self) -> list[str]:
         """Return the names of the files in the folder."""
         self.note("list_files")
-        return sorted(it.name for it in self.path.glob("*.txt"))
+        return self.names()
 
     def read_file(self, name: str) -> str:
         """Return the text of a file."""
@@ -145,6 +149,8 @@ class Folder:
     def write_file(self, name: str, text: str) -> str:
         """Write a text into a file."""
         path, content = self.path_of(name), text.encode()
+        if name != TOTAL:  # the others are not the agent's to change
+            raise ValueError(f"{name!r} is refused: only {TOTAL} may be written")
         # A draft first, so that the file is never half written.
         descriptor, draft = tempfile.mkstemp(prefix=".", dir=self.path)
         with open(descriptor, "wb") as file:
@@ -443,7 +449,8 @@ def folded(text: str) -> list[str]:
     console = Console(width=COLUMNS, file=io.StringIO())
     shown = Text(visible(text[:4000].strip()).replace("\t", "    "))
     lines = [line.plain.rstrip() for line in shown.wrap(console, COLUMNS)]
-    return [*lines[:8], f"... ({len(lines) - 8} lines more)"] if lines[8:] else lines
+    more = [f"... ({len(lines) - 8} lines more)"] if lines[8:] else []
+    return [*lines[:8], *more] or [""]
 
 
 def draw(cards: list[Card]) -> str:
@@ -601,6 +608,7 @@ def main() -> int:
         shared = {"call": call, "tape": tape, "account": account}
         try:
             for place, name in zip(places, names, strict=True):
+                print(f"{name} of {len(names)}, {place.path}", file=sys.stderr)
                 results.append(work(place, name, options, **shared))
                 if not any(it.reply for it in results[-1].attempts):
                     status = 3
