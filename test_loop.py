@@ -6885,6 +6885,7 @@ ENDINGS_OF_EXAMPLES = [
         DEAD,
         r"\Aagent.py: --kill needs --tape .*\n\Z",
     ),
+    (2, "schools/agent.py --scripted --text", DEAD, "neither with --text nor"),
     (2, "schools/agent.py --folder .", DEAD, "no .txt file has a line such as 'amount"),
     (2, "schools/agent.py --folder nowhere", DEAD, "nowhere: no .txt file"),
     (2, "schools/agent.py --scripted --tape old", DEAD, "old is no tape"),
@@ -7141,7 +7142,7 @@ def test_transcript_has_each_step_once_and_hostile_text_as_text(served, tmp_path
 
 @long
 def test_agent_of_a_small_model_ends_most_tasks_right(real):
-    _, stdout, _ = example("schools/agent.py -n 20 -q --text --json", real)
+    _, stdout, _ = example("schools/agent.py -n 20 -q --json")
     assert json.loads(stdout)["right"] >= 14
 
 

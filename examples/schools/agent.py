@@ -492,7 +492,7 @@ SMALL = "travel printer cinema school bakery museum market".split()
 REPORT = """\
 {right} of {tasks} tasks ended right; {claimed} times the model ended, and was not done
 the tools did their work, by their own log: {ran}
-{calls} calls, {reused} of them from the tape; {tokens} tokens, {price}"""
+{calls} calls, {reused} of them from the tape; with these {tokens} tokens, {price}"""
 
 
 def folders(options: Any, base: Path) -> list[Folder]:
@@ -557,8 +557,10 @@ def parse_arguments() -> tuple[Parser, Any]:
         parser.error(f"-n {options.n}: there are 1 to 100 tasks")
     if options.kill and not options.tape:
         parser.error("--kill needs --tape FILE, or there is nothing to go on from")
+    if options.scripted and (options.text or options.folder):
+        parser.error("--scripted goes neither with --text nor with --folder")
     local = not (options.scripted or os.getenv("OPENAI_BASE_URL"))
-    options.text = (options.text or local) and not options.scripted
+    options.text = options.text or local
     return parser, options
 
 
@@ -586,7 +588,7 @@ def print_report(figures: dict[str, Any]) -> None:
             print(f"task {number}: {visible(why)}")
     ran = ", ".join(f"{name} {times}" for name, times in figures["ran"].items())
     cost = figures["cost"]
-    price = "at an unknown price" if cost is None else f"${cost:.4f} with these"
+    price = "at an unknown price" if cost is None else f"${cost:.4f}"
     print(REPORT.format(**figures | {"ran": ran or "nothing", "price": price}))
 
 
@@ -594,7 +596,7 @@ def main() -> int:
     """Do the tasks, and report how they ended."""
     parser, options = parse_arguments()
     results, status, account = list[Result[str]](), 0, Account()
-    with tempfile.TemporaryDirectory() as base:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as base:
         path = Path(options.tape or f"{base}/tape.jsonl")
         try:
             tape = Tape(path)
