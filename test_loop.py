@@ -6885,7 +6885,7 @@ ENDINGS_OF_EXAMPLES = [
         DEAD,
         r"\Aagent.py: --kill needs --tape .*\n\Z",
     ),
-    (2, "schools/agent.py --scripted --text", DEAD, "neither with --text nor"),
+    (2, "schools/agent.py --scripted --text", DEAD, "has tool calls"),
     (2, "schools/agent.py --folder .", DEAD, "no .txt file has a line such as 'amount"),
     (2, "schools/agent.py --folder nowhere", DEAD, "nowhere: no .txt file"),
     (2, "schools/agent.py --scripted --tape old", DEAD, "old is no tape"),

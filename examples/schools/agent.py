@@ -557,8 +557,8 @@ def parse_arguments() -> tuple[Parser, Any]:
         parser.error(f"-n {options.n}: there are 1 to 100 tasks")
     if options.kill and not options.tape:
         parser.error("--kill needs --tape FILE, or there is nothing to go on from")
-    if options.scripted and (options.text or options.folder):
-        parser.error("--scripted goes neither with --text nor with --folder")
+    if options.scripted and options.text:
+        parser.error("--scripted has tool calls: leave out --text")
     local = not (options.scripted or os.getenv("OPENAI_BASE_URL"))
     options.text = options.text or local
     return parser, options
