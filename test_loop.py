@@ -6749,6 +6749,12 @@ EXAMPLES_AT_WORK = {
         [],
         r"\['rename_parameter'\]\n.*\['unwrapped'\]\n.*accepted",
     ),
+    "an agent that errs on its way, and whose file is right": (
+        "schools/agent.py --scripted",
+        [],
+        r"1 of 1 tasks ended right; 0 times.*list_files 1, read_file 4, add 1, "
+        r"write_file 1\n23 calls, 0 .*there is no tool|\.\./total.txt' is refused",
+    ),
     "which libraries are installed, and what each of them gives": (
         "parts/libraries.py",
         [],
@@ -6860,6 +6866,35 @@ ENDINGS_OF_EXAMPLES = [
     (2, "extract.py -n 0", DEAD, "there are 1 to 240"),
     (2, "extract.py --tape old", DEAD, "old is no tape"),
     (2, "extract.py", NO_URL, "give base_url"),
+    (1, "schools/agent.py --scripted loops", DEAD, "asks for list_files.* again and"),
+    (1, "schools/agent.py --scripted words", DEAD, "none asks for a tool: if its end"),
+    (1, "schools/agent.py", USELESS, "3 times (.|\n)*none asks for a tool: if its end"),
+    (
+        1,
+        "schools/agent.py --scripted --calls 9",
+        DEAD,
+        "4 of 9 calls, and tools take 8",
+    ),
+    (
+        1,
+        "schools/agent.py --scripted --cost 0.001",
+        DEAD,
+        r"0.0014\d* of 0.001 cost; so",
+    ),
+    (1, "schools/agent.py --scripted --confirm", DEAD, "not allowed: .* no terminal"),
+    (
+        2,
+        "schools/agent.py --kill after",
+        DEAD,
+        r"\Aagent.py: --kill needs --tape .*\n\Z",
+    ),
+    (2, "schools/agent.py --scripted --text", DEAD, "has tool calls"),
+    (2, "schools/agent.py --folder .", DEAD, "no .txt file has a line such as 'amount"),
+    (2, "schools/agent.py --folder nowhere", DEAD, "nowhere: no .txt file"),
+    (2, "schools/agent.py --scripted --tape old", DEAD, "old is no tape"),
+    (2, "schools/agent.py --scripted --svg no/x", DEAD, r"\Aagent.py: .*no/x'\n\Z"),
+    (2, "schools/agent.py", NO_URL, "give base_url"),
+    (3, "schools/agent.py", DEAD, "check base_url"),
     (2, "bench/concurrency.py -n 7", DEAD, "8 or more"),
     (2, "schools/convergence.py --peers Prolog", DEAD, "the peers are loop.py"),
     (2, "bench/economy.py old", DEAD, "usage: "),
@@ -6897,6 +6932,11 @@ def test_local_model_without_its_packages_names_ways_to_get_them(monkeypatch, tm
 INTERRUPTED = {  # when, the exit status, and what is still shown
     "local_model.py": ("serving until Ctrl-C", 0, ""),
     "extract.py": ("Sofia Rossi", 130, r"([012]) sentences: accepted \1"),
+    "schools/agent.py --text": (
+        "-> ask_with_complaint",
+        130,
+        r"0 of 0 .*\n.*\n[123] calls",
+    ),
     "bench/economy.py tapes --only again --json": ("again, person", 130, "{}"),
 }
 
@@ -6943,6 +6983,170 @@ def test_killed_example_goes_on_from_its_tape_and_pays_for_nothing_twice(
         status, stdout, _ = example(command, served.url, tmp_path)
         assert status == 0 and re.search(shown.format(reused), stdout)
     assert len(served.seen) == 3 + len(replies)
+
+
+# schools/agent.py
+
+
+def asking_for_tools(*requests):
+    """A body in which a model asks for these tools: (name, arguments)."""
+    calls = [
+        {"id": name, "function": {"name": name, "arguments": json.dumps(arguments)}}
+        for name, arguments in requests
+    ]
+    choice = {"message": {"tool_calls": calls}, "finish_reason": "tool_calls"}
+    return {"choices": [choice]}
+
+
+@on_posix
+@by_name("moment, looks", {
+    "before the effect": ("before", "error: "),
+    "after the effect": ("after", "549.8"),
+})  # fmt: skip
+def test_killed_agent_goes_on_and_acts_once(tmp_path, moment, looks):
+    """The model reads that nobody knows whether it took effect, and looks. The log is
+    written by the tools."""
+    command = "schools/agent.py --scripted -q --tape tape"
+    status, stdout, stderr = example(f"{command} --kill {moment}", cwd=tmp_path)
+    assert status == -signal.SIGKILL and f"killed in write_file, {moment}" in stderr
+    folder = tmp_path / "tape.files" / "1"
+    assert (folder / "total.txt").exists() == (moment == "after")
+    for _ in range(2):  # done again, it asks nothing and does nothing
+        status, stdout, _ = example(f"{command} --json", cwd=tmp_path)
+        figures = json.loads(stdout)
+        assert status == 0 and figures["right"] == 1
+        times = {"list_files": 1, "add": 1, "write_file": 1}
+        assert figures["ran"] == times | {"read_file": 4 + (moment == "after")}
+    assert figures["reused"] == figures["calls"]
+    assert (folder / "total.txt").read_text() == "549.8"
+    sent = [event for event in recorded(tmp_path / "tape", "sent") if not event["hook"]]
+    told = [event["messages"][-1]["content"] for event in sent]
+    unknown = next(it for it, text in enumerate(told) if "nobody knows" in text)
+    assert told[unknown + 1].startswith(looks)
+
+
+@on_posix
+def test_agent_cannot_leave_its_folder_and_reads_why(served, tmp_path):
+    inside, outside = tmp_path / "inside", tmp_path / "outside.txt"
+    inside.mkdir()
+    (inside / "a.txt").write_text("amount: 2\namount: 3.5")
+    (inside / ".hidden.txt").write_text("secret")
+    outside.write_text("secret")
+    total = inside / "total.txt"
+
+    def touch(name):
+        write = ("write_file", {"name": name, "text": "5.5"})
+        return asking_for_tools(("read_file", {"name": name}), write)
+
+    def link(handler):  # it comes to be while the agent is at work
+        total.symlink_to(outside)
+        handler.wfile.write(json.dumps(touch("total.txt")).encode())
+
+    def unlink(handler):
+        total.unlink()
+        write = ("write_file", {"name": "total.txt", "text": "5.5"})
+        handler.wfile.write(json.dumps(asking_for_tools(write)).encode())
+
+    for name in ("../outside.txt", str(outside), ".hidden.txt", "a.txt\0"):
+        served.will(touch(name))
+    served.will(link).will("Done: 5.5").will(unlink).will("Done.")
+    command = "schools/agent.py --folder inside --json -q --calls 60"
+    status, stdout, _ = example(command, served.url, tmp_path)
+    figures = json.loads(stdout)
+    assert (status, figures["right"], figures["claimed"]) == (0, 1, 1)
+    assert figures["ran"] == {"write_file": 1} and total.read_text() == "5.5"
+    assert outside.read_text() == "secret"
+    told = [it for it in served.seen[-1][2]["messages"] if it["role"] == "tool"]
+    results = [it["content"] for it in told]
+    assert len(results) == 11 and results.pop() == "done"
+    assert all("is refused" in it and "secret" not in it for it in results)
+
+
+def test_agent_cannot_change_what_it_was_given(served, tmp_path):
+    """Nor may it add a file: with others, its tape would be of another run."""
+    (tmp_path / "a.txt").write_text("amount: 2")
+    write = [("write_file", {"name": it, "text": "2"}) for it in ("a.txt", "b.txt")]
+    served.will(asking_for_tools(*write)).will("Done.").will("Done.").will("Done.")
+    status, stdout, _ = example("schools/agent.py --folder .", served.url, tmp_path)
+    assert status == 1 and "at last: there is no total.txt" in stdout
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "amount: 2"
+
+
+def test_agent_does_small_tasks_as_text_and_its_words_prove_nothing(served):
+    for total in ("34", "380"):  # the second is wrong, until it says 382
+        request = {
+            "tool": "write_file",
+            "arguments": {"name": "total.txt", "text": total},
+        }
+        served.will(json.dumps(request)).will("Done.")
+    request["arguments"]["text"] = "382"
+    served.will(json.dumps(request)).will("Done, again.")
+    status, stdout, stderr = example("schools/agent.py --text -n 2", served.url)
+    assert status == 0 and served.plan == []
+    assert (
+        "2 of 2 tasks ended right; 1 times the model ended, and was not done" in stdout
+    )
+    assert "rejected: total.txt has '380', which is not the total" in stderr
+    assert all("tools" not in body for _, _, body in served.seen)
+
+
+def test_agent_whose_endpoint_refuses_tools_says_so(served):
+    served.will({"error": {"message": "m1 does not support tools"}}, 400)
+    status, stdout, _ = example("schools/agent.py -q", served.url)
+    assert status == 3 and "m1 does not support tools" in stdout
+    assert len(served.seen) == 1
+
+
+@on_posix
+def test_transcript_has_each_step_once_and_hostile_text_as_text(served, tmp_path):
+    """Of its own run, on a tape that has another one; it was killed, and went on."""
+    from xml.etree import ElementTree
+
+    options = {"call": loop.scripted("5"), "tape": loop.Tape(tmp_path / "tape")}
+    assert loop.run("Of another pipeline?", int, **options)
+    command = "schools/agent.py --folder . -q --tape tape --svg a.svg"
+    hostile = "<script>\x1b]0;x\x07 & \u202e\ud800 \ufffe"
+    (tmp_path / "a.txt").write_text(f"amount: 5\n\x1b[2J</text>\x00{'long ' * 999}")
+    served.will(hostile).will(
+        asking_for_tools(("read_file", {"name": "a.txt"}), ("<ls>", []))
+    )
+    write = asking_for_tools(("write_file", {"name": "total.txt", "text": "5"}))
+    served.will(write).will(write).will("Done.")  # the first is killed in the tool
+    assert example(f"{command} --kill before", served.url, tmp_path)[0] < 0
+    assert example(command, served.url, tmp_path)[0] == 0
+    assert len(served.seen) == 5
+    nodes = [*ElementTree.parse(tmp_path / "a.svg").iter()]
+    assert {it.tag.partition("}")[2] for it in nodes} == {
+        "svg",
+        "style",
+        "rect",
+        "text",
+    }
+    shown = "\n".join(node.text or "" for node in nodes)
+    for text in (
+        "\\x1b]0;x",
+        "\\u202e",
+        "\\x1b[2J</text>",
+        "lines more)",
+        "tool '<ls>'",
+    ):
+        assert text in shown
+    for once in (
+        "rejected: there is no total",
+        "read_file {",
+        "Done.",
+        "started again",
+    ):
+        assert shown.count(once) == 1, once
+    assert shown.count("write_file {") == 2 and shown.count("nobody knows") == 1
+    assert "pipeline" not in shown and "the amounts in a.txt into total.txt" in shown
+
+
+@long
+def test_agent_of_a_small_model_ends_most_tasks_right(real):
+    _, stdout, _ = example("schools/agent.py -n 20 -q --json")
+    assert json.loads(stdout)["right"] >= 14
 
 
 # 13. The ledger -----------------------------------------------------------------------
