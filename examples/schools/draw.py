@@ -82,7 +82,9 @@ class Graph:
         rows: list[list[str]] = [[] for _ in range(max(layer.values()) + 1)]
         for name in self.nodes:
             rows[layer[name]].append(name)
-        return rows
+        # Threads start in any order, but a step that follows several names them in one.
+        order = {edge[0]: place for place, edge in enumerate(reversed(ahead))}
+        return [sorted(names, key=lambda it: -order.get(it, 0)) for names in rows]
 
 
 def read_graph(tape: str) -> Graph:
@@ -218,9 +220,10 @@ def svg(graph: Graph) -> str:
         )
         kind, arrow = ("line back", "b") if is_back else ("line", "a")
         parts.append(f'<path class="{kind}" marker-end="url(#{arrow})" d="M{points}"/>')
-        # The label stands where fewer edges meet: nearer to the box with fewer of them.
-        fan = len(start.left if is_back else start.right)
-        t = 0.32 if fan <= len(end.right if is_back else end.left) else 0.62
+        # The label stands where fewer edges meet; that of an edge back near its start.
+        fan = len(start.right)
+        few = is_back or fan <= len(end.left)
+        t = 0.3 if few else 0.64
         labels.append(label(point_on(curve, t), f"{times:,}"))
     parts += labels
     for name, node in graph.nodes.items():

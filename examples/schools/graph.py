@@ -32,11 +32,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,7 +46,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]  # draw, part
 from draw import draw, read_graph
 from extract import items, judge
 from local_model import model
-from parts.batch import JointAccount, each, join_results
+from parts.batch import NO_LIMITS, JointAccount, each, join_results
 
 from loop import (
     FIXES,
@@ -91,7 +90,7 @@ KIND = {
     '"What a lovely place, we will be back."': "Yes",
 }
 GATE = {
-    "Did the guest like it? ": "",
+    "Is the guest happy? ": "",
     "We are sorry, Ann, that it was too loud. Ann, your next evening is free.": "No",
     "Thank you, Paul, for your kind words. Paul, please visit us again soon.": "Yes",
 }
@@ -218,9 +217,8 @@ def nobody(_review: str) -> str:
 
 def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
     """Return the texts that answer a review, each with what it cost."""
-    whole = Account(Limits(calls=60, seconds=300, tokens=20_000))  # of all steps
     done: dict[str, Result[Any]] = {}  # by the names of the runs
-    step, twice = partial(do_step, run, whole, done), Limits(tries=2)
+    step, twice = steps_of(run, done), Limits(tries=2)
 
     after: list[str] = []
     for n in (1, 2, 3):  # where it looks wrong: again, but differently
@@ -262,30 +260,32 @@ def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
     return join(done, texts, why="" if gate else f"gate: {gate.why}")
 
 
-def do_step(
-    run: Hook,
-    whole: Account,
-    done: dict[str, Result[Any]],
-    name: str,
-    asked: Ask,
-    judge: Hook,
-    after: Sequence[str],
-    limits: Limits = Limits(),
-) -> Result[Any]:
-    """Return the result of a step, also where its judge raises a bug."""
-    account, fixes = JointAccount(whole), [leave_to_person, *FIXES]
-    options: dict[str, Any] = {"name": name, "after": after, "account": account}
-    try:
-        done[name] = run(asked, judge, fixes=fixes, limits=limits, **options)
-    except OSError:
-        raise  # the tape cannot be written: nothing more may be paid for
-    except Exception as error:  # noqa: BLE001
-        why, attempts = (
-            f"{type(error).__name__}: {error}",
-            getattr(error, "attempts", []),
-        )
-        done[name] = Result(None, False, why, None, attempts, account.spent, error)
-    return done[name]
+def steps_of(run: Hook, done: dict[str, Result[Any]]) -> Hook:
+    """Return what does a step, and puts its result into `done`. All of its steps have
+    one account. Where a judge raises a bug, that is the result of its step alone."""
+    whole = Account(Limits(calls=60, seconds=300, tokens=20_000))
+
+    def step(
+        name: str, asked: Ask, judge: Hook, after: list[str], limits: Limits = NO_LIMITS
+    ) -> Result[Any]:
+        account, fixes = JointAccount(whole), [leave_to_person, *FIXES]
+        options: dict[str, Any] = {"name": name, "after": after, "account": account}
+        try:
+            result = run(asked, judge, fixes=fixes, limits=limits, **options)
+        except OSError:
+            raise  # the tape cannot be written: nothing more may be paid for
+        except Exception as error:  # noqa: BLE001
+            why, attempts = f"{type(error).__name__}: {error}", attempts_of(error)
+            result = Result(None, False, why, None, attempts, account.spent, error)
+        done[name] = result
+        return result
+
+    return step
+
+
+def attempts_of(error: Exception) -> list[Any]:
+    """Return the attempts of the run that raised this."""
+    return list(getattr(error, "attempts", ()))
 
 
 def at_once(step: Hook, branches: list[tuple[Any, ...]]) -> dict[str, Result[Any]]:
@@ -391,7 +391,7 @@ def main() -> int:
             check_steps(tape)
             if options.draw:
                 Path(options.draw).touch()  # found out before anything is paid for
-            call = model(temperature=0.3, max_tokens=40, seed=options.seed)
+            call = model(temperature=0.2, max_tokens=40, seed=options.seed)
             results: Any = each(pipeline, asked, call=call, tape=tape, workers=2)
         except (ValueError, OSError) as error:
             parser.error(str(error))
