@@ -197,9 +197,9 @@ def place(graph: Graph) -> tuple[dict[str, Box], float, float]:
         is_back = edge in graph.back
         (start.left if is_back else start.right).append(edge)
         (end.right if is_back else end.left).append(edge)
-    for name, box in boxes.items():  # lanes in the order of what they lead to
+    for own, box in boxes.items():  # lanes in the order of what they lead to
         for edges in (box.left, box.right):
-            edges.sort(key=lambda it: boxes[it[0] if it[1] == name else it[1]].y)
+            edges.sort(key=lambda it: boxes[it[0] if it[1] == own else it[1]].y)
     return boxes, EDGE + len(layers) * (WIDTH + ACROSS) - ACROSS + EDGE, height
 
 
@@ -258,10 +258,8 @@ def box_of(box: Box, name: str, node: Node) -> str:
     lines = [name, *node.lines()]
     top = box.y - box.height / 2
     y, x = box.y - 8.5 * (len(lines) - 1) + 4, box.x + WIDTH / 2
-    parts = [
-        f'<rect class="box" x="{box.x:.0f}" y="{top:.1f}" width="{WIDTH}" '
-        f'height="{box.height:.0f}" rx="10"/>'
-    ]
+    size = f'width="{WIDTH}" height="{box.height:.0f}" rx="10"'
+    parts = [f'<rect class="box" x="{box.x:.0f}" y="{top:.1f}" {size}/>']
     for number, words in enumerate(lines):
         kind = "name" if number == 0 else "lost" if words.endswith("gave up") else ""
         text = f'class="{kind}" x="{x:.0f}" y="{y + 17 * number:.1f}"'

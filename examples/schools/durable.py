@@ -63,7 +63,7 @@ from loop import GaveUp, Hook, Limits, event_in, import_httpx, new_client, whole
 HOPELESS = f'Ada Long, 36, wrote: "{"Bad, " * 12_000}"'
 TOLD = """
 The server was asked {asked} times in {starts} starts, and refused {refused} of these.
-The reviews needed {needed} replies. Paid for again: {again}; in flight at a kill: {lost}.
+The reviews needed {needed} replies. In flight when killed: {lost}. Paid again: {again}.
 """
 
 
@@ -124,10 +124,10 @@ def decision(answers: Path, review: str) -> str:
 
 
 def note_answer(tape: Path, answers: Path, name: str, word: str) -> None:
-    """Put what a person decided beside the tape; raise ValueError where it cannot be."""
+    """Put what a person decided beside the tape; raise ValueError for a wrong name."""
     if not tape.exists():
         raise ValueError(f"there is no tape {tape}: start it first")
-    events = [event_in(line) or {} for _, line in whole_lines(tape)]
+    events = [event_in(line) or {} for _, line in whole_lines(str(tape))]
     names = [it["run"] for it in events if it.get("event") == "item"]
     if name not in names or word not in ("yes", "no"):
         known = ", ".join(dict.fromkeys(names))
@@ -155,7 +155,7 @@ def print_result(review: str, result: Any) -> None:
 
 def report(figures: dict[str, Any], tape: Path, requests: Path) -> None:
     """Add what was paid for again, by the server's count."""
-    kinds = [(event_in(line) or {}).get("event") for _, line in whole_lines(tape)]
+    kinds = [(event_in(line) or {}).get("event") for _, line in whole_lines(str(tape))]
     count = requests.read_bytes().count
     figures["starts"], figures["asked"] = count(b"s"), count(b">")
     figures["refused"] = count(b"x")
