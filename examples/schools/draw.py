@@ -193,10 +193,10 @@ def place(graph: Graph) -> tuple[dict[str, Box], float, float]:
             boxes[name] = Box(x, y + heights[name] / 2, heights[name])
             y += heights[name] + DOWN
     for edge in sorted(graph.edges, key=lambda it: it in graph.back):
-        start, end = boxes[edge[0]], boxes[edge[1]]
+        tail, head = boxes[edge[0]], boxes[edge[1]]
         is_back = edge in graph.back
-        (start.left if is_back else start.right).append(edge)
-        (end.right if is_back else end.left).append(edge)
+        (tail.left if is_back else tail.right).append(edge)
+        (head.right if is_back else head.left).append(edge)
     for own, box in boxes.items():  # lanes in the order of what they lead to
         for edges in (box.left, box.right):
             edges.sort(key=lambda it: boxes[it[0] if it[1] == own else it[1]].y)

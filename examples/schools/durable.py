@@ -178,13 +178,13 @@ def answer(results: Any, asked: list[str], figures: dict[str, Any], say: Hook) -
             figures[kind] += 1
             figures["needed"] += result.spent.calls - result.spent.faults
             replies += any(it.reply for it in result.attempts)
+            if not replies:
+                print(f"no reply: {result.why}", file=sys.stderr)
+                return 3
     except KeyboardInterrupt:
         return 130
     except GaveUp as error:  # the first reviews all failed in the same way
         print(error, file=sys.stderr)
-    if not replies:
-        print(f"no reply: {result.why}", file=sys.stderr)
-        return 3
     return int(figures["answered"] == 0)
 
 
@@ -231,6 +231,8 @@ def main() -> int:
         results: Any = each(task, asked, call=call, tape=tape, **batch)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    about = f"{options.n} reviews, 7 calls or more for each, of {call.__name__}"
+    print(f"{about}. Ctrl-C ends it with what is done.", file=sys.stderr)
     kinds = "answered waiting given_up not_done needed"
     figures: dict[str, Any] = dict.fromkeys(kinds.split(), 0)
     say = (lambda *_about: None) if options.json else print_result

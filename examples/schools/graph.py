@@ -64,6 +64,7 @@ from loop import (
 
 Results = dict[str, Result[Any]]  # by the names of the runs
 WHOLE_GRAPH = Limits(calls=60, seconds=300, tokens=20_000)
+ONE_LOOK = Limits(tries=1)  # a check that is asked until it agrees checks nothing
 
 # The graph ----------------------------------------------------------------------------
 
@@ -76,7 +77,7 @@ def nobody(_review: str) -> str:
 def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
     """Return the texts that answer a review, and what each step cost."""
     done: Results = {}
-    step, twice = steps_of(run, done), Limits(tries=2)
+    step = steps_of(run, done)
     after: list[str] = []
     for n in (1, 2, 3):  # where it looks wrong: again, but differently
         found = step(nth("extract", n), ask(EXTRACT, review, n), judge(review), after)
@@ -84,7 +85,7 @@ def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
             return join(done, why=f"extract: {found.why}")
         question = ask(CHECK, f"{review} How old is {found.value['name']}?", n)
         same, follows = same_age(found.value["age"]), [nth("extract", n)]
-        checked = step(nth("check", n), question, same, follows, twice)
+        checked = step(nth("check", n), question, same, follows, ONE_LOOK)
         after = [nth("check", n)]
         if checked:
             break
@@ -105,7 +106,7 @@ def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
             return join(done, texts, why="; ".join(lost))
         answer = " ".join(str(it.value) for it in texts.values())
         may = may_go_out(review, kind.value, person)
-        gate = step(nth("gate", n), ask(GATE, answer, n), may, [*texts], twice)
+        gate = step(nth("gate", n), ask(GATE, answer, n), may, [*texts], ONE_LOOK)
         after = [nth("gate", n)]
         if gate or "a person" in gate.why:
             break
@@ -381,6 +382,8 @@ def main() -> int:
             results: Any = each(pipeline, asked, call=call, tape=tape, workers=2)
         except (ValueError, OSError) as error:
             parser.error(str(error))
+        about = f"{options.n} reviews, 7 calls or more for each, of {call.__name__}"
+        print(f"{about}. Ctrl-C ends it with what is done.", file=sys.stderr)
         show = (lambda *_about: None) if options.json else show_result
         status = answer(results, asked, figures, show)
         if options.draw and figures["reviews"]:
