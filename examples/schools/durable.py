@@ -178,7 +178,7 @@ def answer(results: Any, asked: list[str], figures: dict[str, Any], say: Hook) -
             figures[kind] += 1
             figures["needed"] += result.spent.calls - result.spent.faults
             replies += any(it.reply for it in result.attempts)
-            if not replies:
+            if not replies and kind == "given_up":
                 print(f"no reply: {result.why}", file=sys.stderr)
                 return 3
     except KeyboardInterrupt:
