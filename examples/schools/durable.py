@@ -168,6 +168,8 @@ def answer(results: Any, asked: list[str], figures: dict[str, Any], say: Hook) -
     """Show and count the results as they come; return the exit status."""
     replies = 0
     try:
+        about = f"{len(asked)} reviews, 7 calls or more for each"
+        print(f"{about}. Ctrl-C ends it with what is done.", file=sys.stderr)
         for review, result in zip(asked, results, strict=True):
             say(review, result)
             kind = "answered" if result else "given_up"
@@ -231,8 +233,6 @@ def main() -> int:
         results: Any = each(task, asked, call=call, tape=tape, **batch)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    about = f"{options.n} reviews, 7 calls or more for each, of {call.__name__}"
-    print(f"{about}. Ctrl-C ends it with what is done.", file=sys.stderr)
     kinds = "answered waiting given_up not_done needed"
     figures: dict[str, Any] = dict.fromkeys(kinds.split(), 0)
     say = (lambda *_about: None) if options.json else print_result

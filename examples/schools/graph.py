@@ -44,7 +44,7 @@ sys.path[:0] = [str(it) for it in Path(__file__).resolve().parents[:3]]  # to lo
 from draw import draw, read_graph
 from extract import items, judge
 from local_model import model
-from parts.batch import NO_LIMITS, JointAccount, each, join_results
+from parts.batch import JointAccount, each, join_results
 
 from loop import (
     FIXES,
@@ -64,7 +64,7 @@ from loop import (
 
 Results = dict[str, Result[Any]]  # by the names of the runs
 WHOLE_GRAPH = Limits(calls=60, seconds=300, tokens=20_000)
-ONE_LOOK = Limits(tries=1)  # a check that is asked until it agrees checks nothing
+DISAGREES = "a second reading disagrees"
 
 # The graph ----------------------------------------------------------------------------
 
@@ -83,9 +83,9 @@ def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
         found = step(nth("extract", n), ask(EXTRACT, review, n), judge(review), after)
         if not found:
             return join(done, why=f"extract: {found.why}")
-        question = ask(CHECK, f"{review} How old is {found.value['name']}?", n)
+        question = ask(CHECK, f"{review} How old is {found.value['name']}?")
         same, follows = same_age(found.value["age"]), [nth("extract", n)]
-        checked = step(nth("check", n), question, same, follows, ONE_LOOK)
+        checked = step(nth("check", n), question, same, follows)
         after = [nth("check", n)]
         if checked:
             break
@@ -106,7 +106,7 @@ def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
             return join(done, texts, why="; ".join(lost))
         answer = " ".join(str(it.value) for it in texts.values())
         may = may_go_out(review, kind.value, person)
-        gate = step(nth("gate", n), ask(GATE, answer, n), may, [*texts], ONE_LOOK)
+        gate = step(nth("gate", n), ask(GATE, answer), may, [*texts])
         after = [nth("gate", n)]
         if gate or "a person" in gate.why:
             break
@@ -118,14 +118,12 @@ def steps_of(run: Hook, done: Results) -> Hook:
     one account. Where a judge raises a bug, that is the result of its step alone."""
     whole = Account(WHOLE_GRAPH)
 
-    def step(
-        name: str, asked: Ask, judge: Hook, after: list[str], limits: Limits = NO_LIMITS
-    ) -> Result[Any]:
-        account, fixes = JointAccount(whole), [leave_to_person, *FIXES]
+    def step(name: str, asked: Ask, judge: Hook, after: list[str]) -> Result[Any]:
+        account, fixes = JointAccount(whole), [disagreement, leave_to_person, *FIXES]
         options: dict[str, Any] = {"name": name, "after": after, "account": account}
         result: Result[Any]
         try:
-            result = run(asked, judge, fixes=fixes, limits=limits, **options)
+            result = run(asked, judge, fixes=fixes, **options)
         except OSError:
             raise  # the tape cannot be written: nothing more may be paid for
         except Exception as error:  # noqa: BLE001
@@ -179,8 +177,9 @@ def same_age(age: int) -> Hook:
     """Judge: the age in the text is this one. The complaint does not tell which."""
 
     def same_age(text: str) -> int:
-        if re.findall(r"\d+", text) != [str(age)]:
-            raise Reject("the second reading has not the age that was extracted")
+        [found] = re.findall(r"\d+", text)  # else it is no answer: it is asked again
+        if found != str(age):
+            raise Reject(f"{DISAGREES}: it has another age")
         return age
 
     return same_age
@@ -210,17 +209,21 @@ def may_go_out(review: str, kind: str, person: Hook) -> Hook:
     def agreed(found: str) -> str:
         decision = person(review) if "money back" in review else "yes"
         if decision != "yes":
-            raise Reject(f"a person said {decision}" if decision else "for a person")
+            said = f"said {decision}" if decision else "has to decide"
+            raise Reject(f"a person {said}")
         return found
 
-    fits = check(lambda it: it == kind, "it reads like an answer to the other kind")
+    fits = check(lambda it: it == kind, f"{DISAGREES}: it is for the other kind")
     return all_of(one_of("Yes", "No"), fits, agreed)
+
+
+def disagreement(state: State) -> Stop | None:
+    """A check is not asked until it agrees: that would check nothing."""
+    return Stop(state.complaint) if state.complaint.startswith(DISAGREES) else None
 
 
 def leave_to_person(state: State) -> Stop | None:
     """A person has to decide, or said no: to ask the model again is no help."""
-    if state.complaint == "for a person":
-        return Stop("waits: a person has to decide")
     return Stop(state.complaint) if state.complaint.startswith("a person") else None
 
 
@@ -338,6 +341,8 @@ def show_result(review: str, result: Result[Any]) -> None:
 def answer(results: Any, asked: list[str], figures: dict[str, Any], show: Hook) -> int:
     """Show and count the results as they come; return the exit status."""
     try:
+        about = f"{len(asked)} reviews, 7 calls or more for each"
+        print(f"{about}. Ctrl-C ends it with what is done.", file=sys.stderr)
         for review, result in zip(asked, results, strict=True):
             show(review, result)
             read = (result.best or {}).get("extract") or {}
@@ -382,8 +387,6 @@ def main() -> int:
             results: Any = each(pipeline, asked, call=call, tape=tape, workers=2)
         except (ValueError, OSError) as error:
             parser.error(str(error))
-        about = f"{options.n} reviews, 7 calls or more for each, of {call.__name__}"
-        print(f"{about}. Ctrl-C ends it with what is done.", file=sys.stderr)
         show = (lambda *_about: None) if options.json else show_result
         status = answer(results, asked, figures, show)
         if options.draw and figures["reviews"]:
