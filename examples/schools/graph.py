@@ -177,8 +177,10 @@ def same_age(age: int) -> Hook:
     """Judge: the age in the text is this one. The complaint does not tell which."""
 
     def same_age(text: str) -> int:
-        [found] = re.findall(r"\d+", text)  # else it is no answer: it is asked again
-        if found != str(age):
+        found = re.findall(r"\d+", text)
+        if len(found) != 1:
+            raise Reject("expected one number")  # no answer at all: it is asked again
+        if found != [str(age)]:
             raise Reject(f"{DISAGREES}: it has another age")
         return age
 
