@@ -6699,7 +6699,7 @@ def test_help_is_the_docstring_and_has_each_option_that_it_uses(name):
 
 def test_list_of_examples_has_each_of_them():
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    row = r"^\| \[(.+?)\]\((.+?)\) \| `(?:uv run|python) examples/([\w/]+\.py)"
+    row = r"^\| \[(.+?)\]\((.+?)\) \| `(?:uv run|python)(?: --with \S+)? examples/([\w/]+\.py)"
     rows = re.findall(row, text, re.MULTILINE)
     assert sorted(rows) == [(name, name, name) for name in EXAMPLE_FILES]
 
