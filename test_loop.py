@@ -7042,6 +7042,21 @@ def test_killed_workflow_goes_on_and_waits_for_a_person(served, tmp_path):
         assert len(served.seen) == before + 1 and now["again"] == figures["again"]
 
 
+@long
+@on_posix
+def test_real_model_answers_reviews_and_a_kill_costs_what_was_in_flight(real, tmp_path):
+    command = "schools/durable.py --json --seconds 600"
+    with start_example(f"{command} --kill", real, tmp_path) as child:
+        child.communicate()
+    status, stdout, _ = example(command, real, tmp_path)
+    figures = json.loads(stdout)
+    assert (status, figures["starts"], figures["given_up"] > 0) == (0, 2, True)
+    assert figures["again"] <= figures["lost"] and figures["answered"] >= 3
+    command = "schools/graph.py --json --draw it.svg"
+    status, stdout, _ = example(command, real, tmp_path)
+    assert status == 0 and json.loads(stdout)["read_right"] >= 3
+
+
 def test_deadline_of_a_workflow_leaves_the_rest_to_the_next_start(served, tmp_path):
     served.otherwise = answer_review
     command = "schools/durable.py -n 4 --json"

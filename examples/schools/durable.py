@@ -41,6 +41,7 @@ import argparse
 import copy
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -61,6 +62,7 @@ from parts.batch import each
 from loop import GaveUp, Hook, Limits, event_in, import_httpx, new_client, whole_lines
 
 HOPELESS = f'Ada Long, 36, wrote: "{"Bad, " * 12_000}"'
+WAITS = "gate: a person has to decide"
 TOLD = """
 The server was asked {asked} times in {starts} starts, and refused {refused} of these.
 The reviews needed {needed} replies. In flight when killed: {lost}. Paid again: {again}.
@@ -173,9 +175,9 @@ def answer(results: Any, asked: list[str], figures: dict[str, Any], say: Hook) -
         for review, result in zip(asked, results, strict=True):
             say(review, result)
             kind = "answered" if result else "given_up"
-            if "a person has to decide" in result.why:
+            if result.why == WAITS:
                 kind = "waiting"
-            elif result.why.startswith("limit reached") or "seconds" in result.why:
+            elif re.match(r"[\w#]+: limit reached: [^;]* seconds", result.why):
                 kind = "not_done"
             figures[kind] += 1
             figures["needed"] += result.spent.calls - result.spent.faults

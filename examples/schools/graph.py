@@ -20,7 +20,8 @@
 Read `pipeline` from top to bottom: that is the graph. A step is a loop with its own
 judge; an edge is an `if`, a `for` or a call. You see what each review got and what it
 cost; with --draw also the graph as Mermaid on stdout and as SVG. It is drawn from the
-tape: from what ran, and what each run said that it follows (after=).
+tape: from what ran, and what each run said that it follows (after=). graph.svg beside
+this file is of 36 reviews: 25 answered, by 271 calls.
 
 Exit status: 0; 1 if no review was answered; 2 for a wrong argument, or a tape of
 another pipeline; 3 if the endpoint gave no reply; 130 after Ctrl-C, with what is done.
@@ -108,7 +109,7 @@ def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
         may = may_go_out(review, kind.value, person)
         gate = step(nth("gate", n), ask(GATE, answer), may, [*texts])
         after = [nth("gate", n)]
-        if gate or "a person" in gate.why:
+        if gate or gate.why.startswith("a person"):
             break
     return join(done, texts, why="" if gate else f"gate: {gate.why}")
 
@@ -127,10 +128,8 @@ def steps_of(run: Hook, done: Results) -> Hook:
         except OSError:
             raise  # the tape cannot be written: nothing more may be paid for
         except Exception as error:  # noqa: BLE001
-            why, attempts = (
-                f"{type(error).__name__}: {error}",
-                getattr(error, "attempts", []),
-            )
+            why = f"{type(error).__name__}: {error}"
+            attempts: list[Any] = getattr(error, "attempts", [])
             result = Result(None, False, why, None, attempts, account.spent, error)
         done[name] = result
         return result
