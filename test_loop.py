@@ -6969,6 +6969,24 @@ def test_graph_is_drawn_as_it_ran_with_its_ways_back(served, tmp_path):
     assert shown.strip() == figures["mermaid"]
 
 
+def test_hostile_names_cycles_and_skipped_steps_are_drawn(tape, tmp_path):
+    recorded, hostile = loop.Tape(tape), '<a>"|\x1b[2J]'
+    rows = [(hostile, []), ("b", [hostile, "nowhere"]), ("b#2", ["b"]), ("c", ["b#2"])]
+    rows += [("d", [hostile, "c"]), (f"{hostile}#2", ["d"])]
+    for name, after in rows:
+        call = loop.scripted("yes")
+        loop.run("?", str, call=call, tape=recorded, name=name, after=after)
+    status, stdout, _ = example(f"schools/draw.py {tape} --svg it.svg", cwd=tmp_path)
+    edges = re.findall(r"n(\d) (\S+)\|1\| n(\d)", stdout)
+    forward = {(a, b) for a, arrow, b in edges if arrow == "-->"}
+    assert status == 0 and forward == {("0", "1"), ("1", "2"), ("2", "3"), ("0", "3")}
+    back = {(a, b) for a, arrow, b in edges if arrow == "-.->"}
+    assert back == {("1", "1"), ("3", "0")}
+    picture = (tmp_path / "it.svg").read_text(encoding="utf-8")
+    ElementTree.fromstring(picture)
+    assert "\x1b" not in stdout + picture and "<a>" not in stdout + picture
+
+
 @pytest.mark.parametrize(
     ("code", "shown"),
     [

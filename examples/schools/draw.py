@@ -142,7 +142,7 @@ def mermaid(graph: Graph) -> str:
 # Boxes have a fill of their own, and lines a grey in the middle, so that it can be read
 # on a light page and on a dark one.
 
-WIDTH, HEIGHT, ACROSS, DOWN, LANE, EDGE = 158, 78, 92, 22, 22, 24  # pixels
+WIDTH, HEIGHT, ACROSS, DOWN, LANE, ARC, EDGE = 158, 78, 92, 22, 22, 30, 24  # pixels
 STYLE = """\
 text { font: 12px system-ui, sans-serif; fill: #3c4a63; text-anchor: middle }
 .name { font-size: 14px; font-weight: 600; fill: #14213d }
@@ -173,67 +173,106 @@ class Box:
         return self.x + (0 if side == "left" else WIDTH), self.y + lane * LANE
 
 
-def place(graph: Graph) -> tuple[dict[str, Box], float, float]:
-    """Return where each step is drawn, and the width and height of the picture."""
+@dataclass
+class Places:
+    """Where everything is drawn."""
+
+    boxes: dict[str, Box]
+    width: float
+    height: float
+    arcs: dict[tuple[str, str], float]  # edges that pass by others: how high or low
+
+
+def place(graph: Graph) -> Places:
+    """Return where everything is drawn: the layers side by side."""
     layers, boxes = graph.layers(), dict[str, Box]()
-    lanes: Counter[tuple[str, str]] = Counter()
-    for start, end in graph.edges:
-        is_back = (start, end) in graph.back
-        lanes[start, "left" if is_back else "right"] += 1
-        lanes[end, "right" if is_back else "left"] += 1
+    column = {name: at for at, names in enumerate(layers) for name in names}
+    far = [it for it in graph.edges if abs(column[it[0]] - column[it[1]]) != 1]
+    above = [edge for edge in far if edge not in graph.back]
+    below = [edge for edge in far if edge in graph.back]
+    near = [edge for edge in graph.edges if edge not in far]
+    lanes = Counter[tuple[str, bool]]()
+    for tail, head in near:
+        lanes[tail, column[head] > column[tail]] += 1
+        lanes[head, column[tail] > column[head]] += 1
     heights = {
-        name: max(HEIGHT, 16 + LANE * max(lanes[name, "left"], lanes[name, "right"]))
+        name: max(HEIGHT, 16 + LANE * max(lanes[name, True], lanes[name, False]))
         for name in graph.nodes
     }
-    columns = [sum(heights[it] + DOWN for it in names) - DOWN for names in layers]
-    height = max(columns) + 2 * EDGE
-    for number, names in enumerate(layers):
-        x, y = EDGE + number * (WIDTH + ACROSS), (height - columns[number]) / 2
+    sums = [sum(heights[it] + DOWN for it in names) - DOWN for names in layers]
+    top = EDGE + ARC * len(above)
+    height = top + max(sums) + ARC * len(below) + EDGE
+    for at, names in enumerate(layers):
+        y = top + (max(sums) - sums[at]) / 2
         for name in names:
+            x = EDGE + at * (WIDTH + ACROSS)
             boxes[name] = Box(x, y + heights[name] / 2, heights[name])
             y += heights[name] + DOWN
-    for edge in sorted(graph.edges, key=lambda it: it in graph.back):
+    arcs: dict[tuple[str, str], float]
+    arcs = {edge: EDGE + ARC * at for at, edge in enumerate(above)}
+    arcs |= {edge: height - EDGE - ARC * at for at, edge in enumerate(below)}
+    add_ports(graph, near, boxes)
+    width = 2 * EDGE + len(layers) * (WIDTH + ACROSS) - ACROSS
+    return Places(boxes, width, height, arcs)
+
+
+def add_ports(
+    graph: Graph, edges: list[tuple[str, str]], boxes: dict[str, Box]
+) -> None:
+    """Give each edge a lane at its boxes, in the order of what the lanes lead to."""
+    for edge in sorted(edges, key=lambda it: it in graph.back):
         tail, head = boxes[edge[0]], boxes[edge[1]]
         is_back = edge in graph.back
         (tail.left if is_back else tail.right).append(edge)
         (head.right if is_back else head.left).append(edge)
-    for own, box in boxes.items():  # lanes in the order of what they lead to
-        for edges in (box.left, box.right):
-            edges.sort(key=lambda it: boxes[it[0] if it[1] == own else it[1]].y)
-    return boxes, EDGE + len(layers) * (WIDTH + ACROSS) - ACROSS + EDGE, height
+    for own, box in boxes.items():
+        for side in (box.left, box.right):
+            side.sort(key=lambda it: boxes[it[0] if it[1] == own else it[1]].y)
 
 
 def svg(graph: Graph) -> str:
     """Return the graph as a picture that loads nothing from elsewhere."""
-    boxes, width, height = place(graph)
+    places = place(graph)
     parts: list[str] = []
     labels: list[str] = []
     for edge, times in graph.edges.items():
         is_back = edge in graph.back
-        start, end = boxes[edge[0]], boxes[edge[1]]
-        x1, y1 = start.port(edge, "left" if is_back else "right")
-        x2, y2 = end.port(edge, "right" if is_back else "left")
-        bend = max(36.0, abs(x2 - x1) / 2) * (-1 if is_back else 1)
-        curve = (x1, y1, x1 + bend, y1, x2 - bend, y2, x2, y2)
+        curve, t = curve_of(edge, is_back, places)
         points = "{:.0f} {:.0f}C{:.0f} {:.0f} {:.0f} {:.0f} {:.0f} {:.0f}".format(
             *curve
         )
         kind, arrow = ("line back", "b") if is_back else ("line", "a")
         parts.append(f'<path class="{kind}" marker-end="url(#{arrow})" d="M{points}"/>')
-        # The label stands where fewer edges meet; that of an edge back near its start.
-        fan = len(start.right)
-        few = is_back or fan <= len(end.left)
-        t = 0.3 if few else 0.64
         labels.append(label(point_on(curve, t), f"{times:,}"))
     parts += labels
     for name, node in graph.nodes.items():
-        parts.append(box_of(boxes[name], name, node))
-    size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
+        parts.append(box_of(places.boxes[name], name, node))
+    size = f'viewBox="0 0 {places.width:.0f} {places.height:.0f}"'
+    size += f' width="{places.width:.0f}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     title = f"<title>{escape(', '.join(graph.nodes))}: the graph that ran</title>"
     arrows = ARROW.format("a", "#7388ab") + ARROW.format("b", "#c9772b")
     style = f"<style>{STYLE}</style><defs>{arrows}</defs>"
     return "\n".join([head, title, style, *parts, "</svg>\n"])
+
+
+def curve_of(
+    edge: tuple[str, str], is_back: bool, places: Places
+) -> tuple[tuple[float, ...], float]:
+    """Return the curve of an edge, and where on it, from 0 to 1, its label stands."""
+    tail, head = places.boxes[edge[0]], places.boxes[edge[1]]
+    if edge in places.arcs:  # over all boxes, or below them
+        side = 0.5 if is_back else -0.5
+        x1, x2 = tail.x + WIDTH * 0.62, head.x + WIDTH * 0.38
+        y1, y2 = tail.y + tail.height * side, head.y + head.height * side
+        peak = (places.arcs[edge] - (y1 + y2) / 8) / 0.75  # of a cubic curve
+        return (x1, y1, x1, peak, x2, peak, x2, y2), 0.5
+    x1, y1 = tail.port(edge, "left" if is_back else "right")
+    x2, y2 = head.port(edge, "right" if is_back else "left")
+    bend = max(36.0, abs(x2 - x1) / 2) * (-1 if is_back else 1)
+    # The label stands where fewer edges meet; that of an edge back near its start.
+    few = is_back or len(tail.right) <= len(head.left)
+    return (x1, y1, x1 + bend, y1, x2 - bend, y2, x2, y2), 0.3 if few else 0.64
 
 
 def point_on(curve: tuple[float, ...], t: float) -> tuple[float, float]:
