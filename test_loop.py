@@ -50,10 +50,11 @@ from datetime import date
 from email.utils import formatdate
 from functools import partial
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from itertools import chain, pairwise
+from itertools import chain, combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -6900,6 +6901,15 @@ ENDINGS_OF_EXAMPLES = [
     (2, "bench/economy.py old", DEAD, "usage: "),
     (2, "bench/economy.py tapes --only agan", DEAD, "agan: the policies are"),
     (3, "bench/economy.py tapes --only again", DEAD, "check base_url"),
+    (1, "schools/graph.py -n 1", USELESS, "extract: stuck"),
+    (2, "schools/graph.py -n 0", DEAD, "there are 1 to 36"),
+    (2, "schools/graph.py --tape old", DEAD, "old is no tape"),
+    (2, "schools/graph.py --draw no/it.svg", DEAD, "No such file"),
+    (2, "schools/draw.py old", DEAD, "old is no tape"),
+    (2, "schools/durable.py -n 1", DEAD, "there are 2 to 30"),
+    (2, "schools/durable.py --answer Ada yes", DEAD, "there is no tape"),
+    (3, "schools/graph.py", DEAD, "check base_url"),
+    (3, "schools/durable.py", DEAD, "check base_url"),
     (3, "extract.py", DEAD, "0 sentences: accepted 0(.|\n)*check base_url"),
 ]
 
@@ -6937,6 +6947,8 @@ INTERRUPTED = {  # when, the exit status, and what is still shown
         130,
         r"0 of 0 .*\n.*\n[123] calls",
     ),
+    "schools/graph.py": ("Ctrl-C ends", 130, "0 reviews: 0 answered"),
+    "schools/durable.py": ("Ctrl-C ends", 130, "0 answered, 0 wait"),
     "bench/economy.py tapes --only again --json": ("again, person", 130, "{}"),
 }
 
@@ -7101,8 +7113,6 @@ def test_agent_whose_endpoint_refuses_tools_says_so(served):
 @on_posix
 def test_transcript_has_each_step_once_and_hostile_text_as_text(served, tmp_path):
     """Of its own run, on a tape that has another one; it was killed, and went on."""
-    from xml.etree import ElementTree
-
     options = {"call": loop.scripted("5"), "tape": loop.Tape(tmp_path / "tape")}
     assert loop.run("Of another pipeline?", int, **options)
     command = "schools/agent.py --folder . -q --tape tape --svg a.svg"
@@ -7147,6 +7157,209 @@ def test_transcript_has_each_step_once_and_hostile_text_as_text(served, tmp_path
 def test_agent_of_a_small_model_ends_most_tasks_right(real):
     _, stdout, _ = example("schools/agent.py -n 20 -q --json")
     assert json.loads(stdout)["right"] >= 14
+
+
+# schools/graph.py, schools/durable.py, schools/draw.py
+
+SCHOOLS = EXAMPLES / "schools"
+
+
+def answer_review(asked, wrong=None):
+    """Answer a question of schools/graph.py as a good model would; `wrong` counts down
+    the questions, by how they begin, that are answered wrong."""
+    text, wrong = asked["messages"][-1]["content"], {} if wrong is None else wrong
+    if len(text) > 10_000:
+        return Served.answer({"error": {"message": "too long"}}, 400)
+    begins = next((it for it in wrong if text.startswith(it) and wrong[it]), None)
+    if begins is not None:
+        wrong[begins] -= 1
+        return Served.answer("No" if begins == "Is the guest" else "0")
+    name, age = re.search(
+        r"(\w+ \w+), (\d+), wrote", text + 'A B, 1, wrote: "'
+    ).groups()
+    first = name.split()[0]
+    replies = {
+        "Name and age": json.dumps({"name": name, "age": int(age)}),
+        "Did the guest": "No" if re.search("money|waste|waited", text) else "Yes",
+        "Is the guest": "No" if "sorry" in text else "Yes",
+        "Write a thanks": f"Thank you, {first}, for your very kind words.",
+        "Write an invitation": f"{first}, please visit us again next spring.",
+        "Write an apology": f"We are sorry, {first}, about what went wrong.",
+        "Write an offer": f"{first}, your next evening here is free.",
+        "Write a headline": "A Day to Remember",
+    }
+    known = (it for begins, it in replies.items() if text.startswith(begins))
+    return Served.answer(next(known, age))
+
+
+def run_school(code):
+    """Run code with what schools/graph.py has, a `call` and a review; return what it
+    prints. It is another process, as its folders would come before others."""
+    given = f"""
+import sys
+sys.path[:0] = [{str(SCHOOLS)!r}, {str(HERE)!r}]
+import graph
+from functools import partial
+from loop import *
+from test_loop import answer_review
+import json
+def call(messages, **settings):
+    status, _, body = answer_review({{"messages": messages}}, wrong)
+    return json.loads(body)["choices"][0]["message"]["content"]
+call = partial(call)
+wrong = {{}}
+review = next(iter(graph.reviews()))
+"""
+    return python("-c", given + code)
+
+
+def test_graph_is_drawn_as_it_ran_with_its_ways_back(served, tmp_path):
+    wrong = {"Maria Lopez, 19, wrote": 1, "Is the guest": 1}
+    served.otherwise = lambda asked: answer_review(asked, wrong)
+    command = "schools/graph.py -n 1 --json --tape tape --draw it.svg"
+    status, stdout, _ = example(command, served.url, tmp_path)
+    figures = json.loads(stdout)
+    assert (status, figures["accepted"], figures["read_right"]) == (0, 1, 1)
+    assert figures["calls"] == len(served.seen) == 13
+    lines = figures["mermaid"].splitlines()
+    ids = dict(re.findall(r'^  (n\d)\("(\w+)<br/>(?:2 runs|1 run)', line)[0]
+               for line in lines if "(" in line)  # fmt: skip
+    edges = {(ids[line.split()[0]], line.split()[1], ids[line.split()[2]])
+             for line in lines if "|" in line}  # fmt: skip
+    branches = ("thanks", "invitation", "headline")
+    expected = {("extract", "-->|2|", "check"), ("check", "-.->|1|", "extract")}
+    expected |= {("check", "-->|1|", "kind")}
+    for name in branches:
+        expected |= {("kind", "-->|1|", name), (name, "-->|2|", "gate")}
+        expected |= {("gate", "-.->|1|", name)}
+    assert edges == expected
+    again = [it for _, _, it in served.seen if it["temperature"] > 0.2]
+    assert len(again) == 4 and all(it["seed"] == 2000 for it in again)
+    picture = ElementTree.parse(tmp_path / "it.svg").getroot()
+    boxes = [[float(it.get(key)) for key in ("x", "y", "width", "height")]
+             for it in picture.iter("{http://www.w3.org/2000/svg}rect")]  # fmt: skip
+    assert len(boxes) == len(ids) + len(edges)
+    for (x, y, width, height), (x2, y2, width2, height2) in combinations(boxes, 2):
+        apart = x + width <= x2 or x2 + width2 <= x
+        assert apart or y + height <= y2 or y2 + height2 <= y
+    shown = example("schools/draw.py tape", cwd=tmp_path)[1]
+    assert shown.strip() == figures["mermaid"]
+
+
+def test_hostile_names_cycles_and_skipped_steps_are_drawn(tape, tmp_path):
+    recorded, hostile = loop.Tape(tape), '<a>"|\x1b[2J]'
+    rows = [(hostile, []), ("b", [hostile, "nowhere"]), ("b#2", ["b"]), ("c", ["b#2"])]
+    rows += [("d", [hostile, "c"]), (f"{hostile}#2", ["d"])]
+    for name, after in rows:
+        call = loop.scripted("yes")
+        loop.run("?", str, call=call, tape=recorded, name=name, after=after)
+    status, stdout, _ = example(f"schools/draw.py {tape} --svg it.svg", cwd=tmp_path)
+    edges = re.findall(r"n(\d) (\S+)\|1\| n(\d)", stdout)
+    forward = {(a, b) for a, arrow, b in edges if arrow == "-->"}
+    assert status == 0 and forward == {("0", "1"), ("1", "2"), ("2", "3"), ("0", "3")}
+    back = {(a, b) for a, arrow, b in edges if arrow == "-.->"}
+    assert back == {("1", "1"), ("3", "0")}
+    picture = (tmp_path / "it.svg").read_text(encoding="utf-8")
+    ElementTree.fromstring(picture)
+    assert "\x1b" not in stdout + picture and "<a>" not in stdout + picture
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        (
+            "wrong['Maria'] = 99\nresult = graph.pipeline(review, partial(run, call=call))",
+            r"check: a second reading disagrees: it has another age 6 \{\}",
+        ),
+        (
+            "def judge(text): undefined\n"
+            "written = graph.written\n"
+            "graph.written = lambda n, *w: written(n, *w) if w[:1] != ('visit',) else judge\n"
+            "result = graph.pipeline(review, partial(run, call=call))\n"
+            "print(type(result.error).__name__)",
+            r"NameError\ninvitation: NameError: .* 6 .*Thank you.*None.*A Day to Rem",
+        ),
+        (
+            "branch = ('a', 'hi', str)\ndone = {}\n"
+            "step = graph.steps_of(partial(run, call=call), done)\n"
+            "try: graph.at_once(step, [branch, branch], [])\n"
+            "except ValueError as error: result = graph.join(done, why=str(error))",
+            r"two branches of one name in a, a: .* 0 ",
+        ),
+        (
+            "wrong['Write an inv'] = 99\n"
+            "result = graph.pipeline(review, partial(run, call=call))",
+            "invitation: stuck.* 8 .*Thank you.*'0'.*A Day to Remember",
+        ),
+    ],
+    ids=["never agrees", "a branch raises", "two of one name", "a branch gives up"],
+)
+def test_graph_ends_with_a_true_reason_and_loses_no_branch(code, shown):
+    tail = "\nprint(result.why, result.spent.calls, (result.best or {})['texts'])"
+    assert re.fullmatch(shown + ".*\n", run_school(code + tail), re.DOTALL)
+
+
+def test_tape_of_another_pipeline_is_refused_before_anything_is_paid_for(
+    served, tmp_path
+):
+    served.will(MARIA)
+    example("extract.py -n 1 -q --tape tape", served.url, tmp_path)
+    for name in "graph", "durable":
+        command = f"schools/{name}.py --tape tape"
+        status, _, stderr = example(command, served.url, tmp_path)
+        assert status == 2 and "tape is of another pipeline" in stderr
+    assert len(served.seen) == 1
+
+
+@on_posix
+def test_killed_workflow_goes_on_and_waits_for_a_person(served, tmp_path):
+    served.otherwise = answer_review
+    command = "schools/durable.py -n 5 --json --seconds 600"
+    with start_example(f"{command} --kill", served.url, tmp_path) as child:
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL and len(served.seen) < 16
+    status, stdout, _ = example(command, served.url, tmp_path)
+    figures = json.loads(stdout)
+    assert status == 0 and figures["starts"] == 2
+    assert (figures["answered"], figures["waiting"], figures["given_up"]) == (3, 1, 1)
+    # The request at which it killed itself was counted, and not passed on.
+    assert figures["asked"] == len(served.seen) + 1
+    assert figures["needed"] == 28 and 0 < figures["again"] <= figures["lost"]
+    refused = example("schools/durable.py --answer Ada yes", cwd=tmp_path)
+    assert refused[0] == 2 and "Ada Long, Tomas Petrov" in refused[2]
+    for word, kind in ("no", "given_up"), ("yes", "answered"):
+        before, count = len(served.seen), figures[kind]
+        answer = [SCHOOLS / "durable.py", "--answer", "Hannah Moreau", word]
+        python(*answer, cwd=tmp_path)
+        now = json.loads(example(command, served.url, tmp_path)[1])
+        assert now[kind] == count + 1 and now["waiting"] == 0
+        # Of a request that was refused there is no reply on the tape.
+        assert len(served.seen) == before + 1 and now["again"] == figures["again"]
+
+
+@long
+@on_posix
+def test_real_model_answers_reviews_and_a_kill_costs_what_was_in_flight(real, tmp_path):
+    command = "schools/durable.py --json --seconds 600"
+    with start_example(f"{command} --kill", real, tmp_path) as child:
+        child.communicate()
+    status, stdout, _ = example(command, real, tmp_path)
+    figures = json.loads(stdout)
+    assert (status, figures["starts"], figures["given_up"] > 0) == (0, 2, True)
+    assert figures["again"] <= figures["lost"] and figures["answered"] >= 3
+    command = "schools/graph.py --json --draw it.svg"
+    status, stdout, _ = example(command, real, tmp_path)
+    assert status == 0 and json.loads(stdout)["read_right"] >= 3
+
+
+def test_deadline_of_a_workflow_leaves_the_rest_to_the_next_start(served, tmp_path):
+    served.otherwise = answer_review
+    command = "schools/durable.py -n 4 --json"
+    status, stdout, _ = example(f"{command} --seconds 1e-6", served.url, tmp_path)
+    assert status == 1 and len(served.seen) <= 2  # those that found no clock running
+    assert json.loads(stdout)["not_done"] >= 3
+    status, stdout, _ = example(command, served.url, tmp_path)
+    assert status == 0 and json.loads(stdout)["answered"] == 3
 
 
 # 13. The ledger -----------------------------------------------------------------------
