@@ -3975,11 +3975,11 @@ def at_terminal(code, *arguments, typed=(), stop=None):
 
 BLOCKS = {  # what waits, in a run of arun
     "tools": lambda: {"fixes": [tools_part.use_tools(add)]},
-    "m": lambda: {"call": anthropic.claude("m", "http://x")},
-    "n": lambda: {"call": judges.unless(loop.chat("n", "http://x"), str)},
+    "claude": lambda: {"call": anthropic.claude("m", "http://x")},
+    "unless": lambda: {"call": judges.unless(loop.chat("n", "http://x"), str)},
     "passes": lambda: {"judge": code_judge()},
     "ask_person": lambda: {"judge": person.ask_person()},
-    "person": lambda: {"fixes": [more_fixes.person_answers(1)]},
+    "person_answers": lambda: {"fixes": [more_fixes.person_answers(1)]},
 }
 
 
@@ -3988,7 +3988,6 @@ def test_what_waits_is_refused_where_an_event_loop_would_wait(options):
     options = {"judge": int, "call": loop.scripted("x")} | options()
     with pytest.raises(loop.HookError, match=r"\w+ would block the event loop"):
         asyncio.run(loop.arun("?", **options))
-    assert not getattr(options["call"], "asked", ())
 
 
 @by_name("make", {
@@ -4044,7 +4043,7 @@ def test_person_who_answers_is_on_the_tape_sees_each_complaint_and_costs_nothing
         result = loop.run("Who?", people, call=call, tape=loop.Tape(tape), **options)
         assert result.accepted == bool(reused) and result.spent.reused == reused
     assert result.value == ADA and result.spent.cost == 0
-    shown = capsys.readouterr().err.partition("person: ")[2]
+    shown = capsys.readouterr().err
     assert "Who?\n\nRejected so far: age: expected an integer" in shown
     assert "age: missing" in shown and "\x1b" not in shown
 
@@ -4053,8 +4052,8 @@ def test_person_who_answers_is_on_the_tape_sees_each_complaint_and_costs_nothing
 
 tools_part = load_part("tools")
 ran = []  # what the tools did
-RAISED = {"exit": SystemExit, "stop": StopIteration, "ctrl-c": KeyboardInterrupt}
-RAISED |= {"cancel": asyncio.CancelledError, "bug": ValueError, "busy": loop.CallError}
+FAILS = {"exit": SystemExit, "stop": StopIteration, "ctrl-c": KeyboardInterrupt}
+FAILS |= {"cancel": asyncio.CancelledError, "bug": ValueError, "busy": loop.CallError}
 RETURNED = {"nothing": None, "a pair": (1, "é"), "much": "x" * 30_000, "half": "\ud83d"}
 RETURNED |= {
     "an iterator": iter(()),
@@ -4071,8 +4070,8 @@ def add(a: int, b: int = 0) -> int:
 
 def do(what: str):
     ran.append(what)
-    if what in RAISED:
-        raise RAISED[what](what)
+    if what in FAILS:
+        raise FAILS[what](what)
     return RETURNED.get(what, what)
 
 
@@ -4119,7 +4118,7 @@ READS = {  # what the model asks for, and what it reads
     "that it returned an error": (to_do("an error"), "error: ValueError: why"),
     "that an iterator is no value": (to_do("an iterator"), "error: TypeError: it ret"),
     "that odd keys are no JSON": (to_do("odd keys"), "error: TypeError: keys must be"),
-    **{f"that it raised, as in {it}": (to_do(it), f"error: .*{it}") for it in RAISED},
+    **{f"that it raised, as in {it}": (to_do(it), f"error: .*{it}") for it in FAILS},
     "which tools there are, if it has no name": (wants(""), "error: .* '', only add, do"),
     "which tools there are, if not this one": (wants("a b"), "error: .* 'a b', only add"),
     "that its arguments are no JSON": (wants("add", '{"a": 1'), "error: .*JSON.*in {"),
@@ -4161,25 +4160,16 @@ def test_async_tools_end_at_their_time_out_and_cancel_no_run():
     async def sleep():
         await asyncio.sleep(3600)
 
-    async def leave():
-        sys.exit("no more")
-
     async def cancel():
-        task = asyncio.create_task(sleep())
-        task.cancel()
-        await task
+        asyncio.current_task().cancel()
+        await sleep()
 
-    tools = [sleep, leave, cancel]
     agent = Agent(lambda *args, **options: asyncio.run(loop.arun(*args, **options)))
-    once = asks_for(*(wants(it.__name__, id_=it.__name__) for it in tools))
-    assert agent(once, "done", tools=tools, timeout=0.2)
-    beginnings = (
-        "error: TimeoutError",
-        "error: SystemExit: no",
-        "error: CancelledError",
-    )
-    for text, beginning in zip(agent.read(), beginnings, strict=True):
-        assert text.startswith(beginning)
+    once = asks_for(wants("sleep"), wants("cancel"))
+    assert agent(once, "done", tools=[sleep, cancel], timeout=0.2)
+    late, cancelled = agent.read()
+    assert late.startswith("error: TimeoutError")
+    assert cancelled.startswith("error: CancelledError")
 
 
 def test_tools_of_one_reply_run_in_its_order_and_each_has_an_id_of_its_own(agent):
@@ -4204,43 +4194,17 @@ def test_answer_that_is_rejected_is_asked_for_again_and_no_tool_runs_twice(agent
 
 
 @by_name("arguments, finish, used, text", {
-    "as it says": ('{"a": 1}', "length", 9, "error: not run, as the reply was cut off"),
-    "with its connection": ('{"a": 1}', "cut", 0, "error: not run, as"),
+    "by its flag": ('{"what": "a"}', "length", 9, "error: not run, as the reply was cut"),
+    "with its connection": ('{"what": "a"}', "cut", 0, "error: not run, as"),
     "before it gave arguments": ("", "tools", 9, "error: not run, as"),
-    "after whole arguments": ('{"a": 1}', "tools", 9, "1"),
+    "after whole arguments": ('{"what": "a"}', "tools", 9, "a"),
 })  # fmt: skip
 def test_tool_is_asked_for_by_a_reply_that_was_cut_off(
     agent, arguments, finish, used, text
 ):
-    def add(a: int = 0):
-        return a
-
-    cut = asks_for(wants("add", arguments), finish=finish, output_tokens=used)
-    assert agent(cut, "done", tools=[add], settings={"max_tokens": 9})
+    cut = asks_for(wants("do", arguments), finish=finish, output_tokens=used)
+    assert agent(cut, "done", settings={"max_tokens": 9})
     assert agent.read()[0].startswith(text)
-
-
-class Adder:
-    """Add to 7."""
-
-    def add(self, b: int) -> int:
-        """Add to 7."""
-        return b + 7
-
-    __call__ = add
-
-
-@by_name("tool, text", {
-    "a part of a function": (partial(add, a=3), "3"),
-    "an object": (Adder(), "7"),
-    "a method": (Adder().add, "7"),
-})  # fmt: skip
-def test_tool_is(agent, tool, text):
-    assert agent(asks_for(wants(loop.name_of(tool), '{"b": 0}')), "done", tools=[tool])
-    assert agent.read() == [text]
-    told = agent.tools.schemas[0]["function"]
-    assert told["parameters"]["properties"]["b"]["type"] == "integer"
-    assert told["description"] in ("Return the sum of two numbers.", "Add to 7.")
 
 
 def test_no_tool_runs_where_the_model_could_not_read_what_comes_of_it(agent):
@@ -4275,8 +4239,10 @@ def test_same_request_is_run(agent, requests, results, runs, why):
     "says no": (lambda name, given: False, "not allowed: a person said no"),
     "says why not": (lambda name, given: f"{name} {given}", "not allowed: add {'a': 1}"),
     "raises": (lambda name, given: 1 / 0, "error: ZeroDivisionError"),
+    "finds no terminal": (tools_part.yes_at_terminal, "not allowed: there is no term"),
 })  # fmt: skip
-def test_tool_runs_only_where_confirm(agent, confirm, text):
+def test_tool_runs_only_where_confirm(agent, monkeypatch, confirm, text):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert agent(asks_for(ADD_1), "done", confirm=confirm)
     assert agent.read()[0].startswith(text) and len(ran) == (text == "1")
 
@@ -4345,12 +4311,6 @@ def test_person_at_a_terminal_is_asked_whether_a_tool_may_run(typed):
     assert "\x1b" not in shown and "May it run pay(" in shown
 
 
-def test_tool_does_not_run_where_there_is_no_terminal_to_ask_at(agent, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    assert agent(asks_for(ADD_1), "done", confirm=tools_part.yes_at_terminal)
-    assert agent.read()[0].startswith("not allowed: there is no terminal") and not ran
-
-
 def test_schema_of_a_tool_is_made_of_its_signature_and_docstring():
     def book(day: date, seats: list[int], kind: Literal["bus", "train"] = "bus"):
         return f"{day:%A}"
@@ -4398,17 +4358,13 @@ def test_simple_types_need_no_pydantic():
     assert "run: ask: give a type" in refused
 
 
-async def wait_for_ever():
-    await asyncio.sleep(3600)
-
-
 @by_name("wrong, error, why", {
     "the model was not told of them": (
         lambda: loop.run("?", int, call=loop.scripted("x"),
             fixes=[tools_part.use_tools(add)]),
         loop.HookError, "not told of any tool: give run an Ask"),
-    "one is async, for run": (lambda: tools_part.use_tools(wait_for_ever), TypeError,
-        "wait_for_ever is async: take ause_tools"),
+    "one is async, for run": (lambda: tools_part.use_tools(async_hook), TypeError,
+        "async_hook is async: take ause_tools"),
     "two have one name": (
         lambda: tools_part.use_tools(add, add), ValueError, "one name: add, add"),
     "one takes anything": (
@@ -4439,20 +4395,13 @@ def test_arguments_of_a_tool_call_are_the_answer_and(go, replies, asked):
     assert result.value == ADA and [it for _, it in call.asked] == asked
 
 
-def test_tool_calls_go_to_an_endpoint_and_come_from_it(served, tape):
+def test_tool_calls_go_to_an_endpoint_and_come_from_it(served):
     request = wants("add", '{"a": 1, "b": 2}')
     served.will(completion({"tool_calls": [request]})).will("3")
     tools = tools_part.use_tools(add)
     ask = loop.Ask("1 + 2?", tools=tools.schemas)
-    call, fixes = loop.chat("m", served.url), [tools, *loop.FIXES]
-    for reused in (0, 4):
-        options = {
-            "tape": loop.Tape(tape),
-            "name": "r",
-            "limits": loop.Limits(tokens=99),
-        }
-        result = loop.run(ask, int, call=call, fixes=fixes, **options)
-        assert result.value == 3 and result.spent.reused == reused
+    options = {"call": loop.chat("m", served.url), "limits": loop.Limits(tokens=99)}
+    assert loop.run(ask, int, fixes=[tools], **options).value == 3
     first, second = (body for _, _, body in served.seen)
     assert first["tools"] == second["tools"] == tools.schemas
     assert second["messages"][1]["tool_calls"] == [request]
@@ -4529,12 +4478,12 @@ def write_in_pieces(body, handler):
 
 @pytest.fixture
 def read_stream(go, served):
-    """Read a stream: read_stream(body or what writes it, options of streamed, settings
-    ...) -> Reply."""
+    """Read a stream: read_stream(answer, or its body, or what writes that, options of
+    streamed, settings ...) -> Reply."""
 
-    def read_stream(body, options=None, headers=None, **settings):
+    def read_stream(body, options=None, **settings):
         writes = body if callable(body) else partial(write_in_pieces, body)
-        served.plan.append((200, headers or {}, writes))
+        served.plan.append(body if isinstance(body, tuple) else (200, {}, writes))
         kind = loop.chat if go is loop.run else loop.achat
         call = streaming.streamed(kind("m", served.url, **settings), **(options or {}))
         reply = call(HI)
@@ -4621,20 +4570,10 @@ def test_reply_is_what_chat_returns_of_a_stream_with(read_stream, body):
         {"tool_calls": (wants("add", "{}", "c2") | {"index": 0},
             wants("do", "[]", "c3") | {"index": 0})}),
     "parts of a text": ([delta([{"type": "text", "text": "He"}, 5]), DONE], {"text": "He"}),
-    "a long line": ([delta("x" * 2**20), DONE], {"text": "x" * 2**20}),
-    "an emoji that is torn": ([delta("\ud83d"), delta("\ude00"), DONE],
-        {"text": "\U0001f600"}),
-    "figures that are none": (
-        [HELLO[0] | {"timings": {"prompt_n": None, "cache_n": "x"}}, DONE],
-        {"text": "Hé", "output_tokens": None}),
 })  # fmt: skip
 def test_reply_is_read_from_a_stream_with(read_stream, events, facts):
     reply = read_stream(sse(*events))
     assert {name: getattr(reply, name) for name in facts} == facts
-
-
-def test_bytes_that_are_no_utf_8_are_marked_in_the_reply(read_stream):
-    assert read_stream(sse(*HELLO).replace(rb"\u00e9", b"\xff")).text == "H\ufffdllo"
 
 
 def trickle(line, handler):
@@ -4651,23 +4590,24 @@ def fall_silent(handler):
     handler.rfile.read(1)  # until the client hangs up
 
 
-BROKEN_EVENT = 'data: {"choices": ['
-
-
 @by_name("body, options, why", {
     "ends before the reply does": (sse(HELLO[0]), {}, "ended before the reply.* 2 char"),
+    "breaks off": ((200, {"Content-Length": "999"}, partial(write_in_pieces, sse(HELLO[0]))),
+        {}, "closed connection"),
+    "begins with an error": (sse(OVERLOADED), {}, "529: overloaded"),
     "has an error in its midst": (sse(HELLO[0], OVERLOADED), {}, "529: overloaded"),
     "has an event that is an error": (
         sse(HELLO[0], 'event: error\ndata: {"message": "busy", "code": 503}'), {},
         "503: busy"),
-    "has a broken event": (sse(HELLO[0], BROKEN_EVENT, HELLO[1]), {},
-        "an event is no JSON"),
-    "has a broken event, and no blank lines": (
-        sse(HELLO[0], BROKEN_EVENT, HELLO[1], DONE, between="\n"), {},
-        "an event is no JSON"),
     "has an error that is a text": (sse(HELLO[0], "event: error\ndata: overloaded"), {},
         "an event is no JSON .* overloaded"),
+    "has a broken event": (sse(HELLO[0], 'data: {"choices": [', HELLO[1]), {},
+        "an event is no JSON"),
     "has an odd request for a tool": (sse(delta(tool_calls=[5]), DONE), {}, "no JSON of"),
+    "has the status of an error": ((429, {}, sse({"error": {"message": "slow"}})), {},
+        "429: slow"),
+    "is an error, and no stream": (Served.answer({"error": {"message": "slow"}}, 429), {},
+        "429: slow"),
     "is a web page": (WEB_PAGE, {}, "check base_url"),
     "brings no text, whatever else": (partial(trickle, b": ping\n\n"), {"stall": 0.2},
         "no text for 0.2 s"),
@@ -4676,30 +4616,10 @@ BROKEN_EVENT = 'data: {"choices": ['
     "has no end": (partial(pour, b"x" * 2**20), {}, "no whole reply within .* bytes"),
 })  # fmt: skip
 def test_stream_is_a_fault_where_it(read_stream, body, options, why):
-    with pytest.raises(loop.CallError, match=why):
+    with pytest.raises(loop.CallError, match=why) as caught:
         read_stream(body, options)
-
-
-def test_stream_that_breaks_off_is_a_fault(read_stream):
-    with pytest.raises(loop.CallError, match="closed connection"):
-        read_stream(sse(HELLO[0]), headers={"Content-Length": "999"})
-
-
-@pytest.mark.parametrize("to_bytes", [json.dumps, lambda it: sse(it).decode()])
-def test_status_of_an_error_counts_also_where_it_is_a_stream(go, served, to_bytes):
-    said = to_bytes({"error": {"message": "slow down"}}).encode()
-    served.will(said, 429, Retry_After="7")
-    kind = loop.chat if go is loop.run else loop.achat
-    result = go("?", str, call=streaming.streamed(kind("m", served.url)), faults=())
-    fault = result.attempts[0].fault
-    assert (fault.why[:14], fault.status, fault.wait) == ("429: slow down", 429, 7)
-
-
-@by_name("begins, billed", {"before any text": (0, False), "after it": (1, True)})
-def test_error_in_a_stream_is_billed(read_stream, begins, billed):
-    with pytest.raises(loop.CallError) as caught:
-        read_stream(sse(*HELLO[:begins], OVERLOADED))
-    assert (caught.value.status, caught.value.billed) == (529, billed)
+    if isinstance(body, bytes):  # nothing was written, or it may be charged for
+        assert caught.value.billed == (b'"choices"' in body)
 
 
 def test_key_is_hidden_in_an_event_that_is_broken(read_stream):
@@ -4732,23 +4652,6 @@ def test_reply_is_returned_at_done_though_its_connection_stays_open(read_stream)
     assert hung_up.wait(5)
 
 
-def test_time_that_a_hook_takes_is_no_stall(read_stream):
-    ended = threading.Event()
-
-    def take_long(text):
-        threading.Event().wait(0.7)
-        ended.set()
-
-    def write(handler):
-        handler.wfile.write(sse(HELLO[0]))
-        ended.wait(9)
-        handler.wfile.write(b": ping\n\n")
-        threading.Event().wait(0.1)  # so that it mostly comes by itself
-        handler.wfile.write(sse(DONE))
-
-    assert read_stream(write, {"stall": 0.6, "glance": take_long}).text == "Hé"
-
-
 def test_setting_of_none_leaves_stream_options_out(read_stream, served):
     read_stream(sse(*HELLO))
     read_stream(sse(*HELLO), stream_options=None)
@@ -4761,7 +4664,7 @@ def judges_by_model(text):
     yield loop.Question("good?", int)
 
 
-TALK = "Certainly, here is what you want: {}"
+CHATTER = "Certainly, here is what you want: {}"
 ROWS_OF_A_TABLE = "".join(f"| {n} | {n * n} |\n" for n in range(60))
 TWO = loop.all_of(json.loads, loop.check(list.copy, "empty"))
 within, enough = streaming.json_within(20), streaming.enough_for
@@ -4769,7 +4672,7 @@ within, enough = streaming.json_within(20), streaming.enough_for
 
 @by_name("glance, text, least, most, complaint", {
     # ... what of the text is read, at the least and at the most, and the complaint
-    "no JSON begins": (within, TALK, 20, 30, "expected JSON within 20 characters"),
+    "no JSON begins": (within, CHATTER, 20, 30, "expected JSON within 20 characters"),
     "JSON begins": (within, f"Sure: {PERSON}", 32, 32, ""),
     "JSON begins after a thought": (within, f"<think>{'x' * 50}</think>{PERSON}",
         91, 91, ""),
@@ -4815,19 +4718,14 @@ def test_hopeless_reply_is_asked_for_again_with_the_reason_also_from_a_tape(
     assert [len(it.reply.text) < 40 for it in result.attempts] == [True] * 3
 
 
-def test_what_a_watcher_of_the_text_raises_is_logged_and_stops_nothing(
-    read_stream, caplog
-):
+def test_what_a_watcher_raises_is_logged_and_stops_nothing(read_stream, caplog, capsys):
     def broken(piece):
+        streaming.print_piece(HOSTILE_TEXT)
         raise BrokenPipeError("nobody reads")
 
     assert read_stream(sse(*HELLO), {"on_text": broken}).text == "Héllo"
     assert "on_text failed" in caplog.text
-
-
-def test_piece_is_printed_safe_for_a_terminal(capsys):
-    streaming.print_piece(HOSTILE_TEXT)
-    assert capsys.readouterr() == ("", ESCAPED)
+    assert set(capsys.readouterr().err) <= set(ESCAPED)  # made safe for a terminal
 
 
 def test_tokens_of_a_reply_that_is_cut_are_known_where_the_endpoint_counts(read_stream):
@@ -4992,20 +4890,6 @@ def test_claude_sends(go, served, messages, settings, turns, rest):
     assert headers["anthropic-version"] == "2023-06-01"
     assert sent == {"model": "m", "max_tokens": 4096, "messages": turns} | rest
     assert json.dumps(messages) == before
-
-
-@by_name("ask, turn", {
-    "a text": ("n?", [says("n?\n\nNote: no number")]),
-    "parts": ([user(says("n?"))], [says("n?"), says("Note: no number")]),
-    "a result": ([*HI, assistant(tool_calls=[asked_by(BOOKS)]), tool(1)],
-        [booked(1), says("Note: no number")]),
-})  # fmt: skip
-def test_complaint_reaches_claude_behind(served, ask, turn):
-    served.will(sent_back(says("x"))).will(sent_back(says("5")))
-    judge = loop.check(str.isdigit, "no number")
-    call = anthropic.claude("m", served.url)
-    assert loop.run(ask, judge, call=call, fixes=[loop.ask_with_complaint])
-    assert served.seen[1][2]["messages"][-1]["content"] == turn
 
 
 AUDIO = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}
@@ -5209,19 +5093,12 @@ def test_paused_turn_goes_on_where_it_paused_and_is_judged_as_a_whole(go, served
     assert sent[3] == [task]  # a re-ask starts afresh
 
 
-@pytest.mark.parametrize("base", ["task", "messages"])
-def test_paused_turn_that_asks_for_tools_goes_back_whole(go, served, base):
+def test_paused_turn_that_asks_for_tools_goes_back_whole(go, served):
     served.will(sent_back(says("a"), SEARCHES, stop="pause_turn"))
     came = [FOUND, says("b"), BOOKS]
     served.will(sent_back(*came, stop="tool_use", **in_container("c1")))
     served.will(sent_back(says("5")))
-
-    def tools(state):
-        if base == "messages":
-            state.task = state.messages
-        return run_tools(state)
-
-    fixes = [anthropic.pause_turn, tools]
+    fixes = [anthropic.pause_turn, run_tools]
     call = claude_for(go, served, container={"skills": []})
     assert go("n?", int, call=call, fixes=fixes).value == 5
     turn = assistant(says("a"), SEARCHES, *came)
@@ -5267,41 +5144,21 @@ def test_claude_takes_model_key_and_endpoint_from_its_own_environment(
     assert (body["model"], body["max_tokens"]) == ("m", 9)
 
 
-@by_name("options, words", {
-    "a password": ({"base_url": f"http://u:{KEY}@host"}, "no endpoint in '.*@host'"),
-    "a key of two lines": ({"api_key": f"{KEY}\nx"}, "that HTTP does not allow"),
-    "a response_format": ({"response_format": {}}, "use output_config="),
-    "a stream": ({"stream": True}, "stream=True"),
-})  # fmt: skip
-def test_claude_that_cannot_work_is_refused_when_it_is_made_with(options, words):
-    with pytest.raises((TypeError, ValueError), match=words) as caught:
-        anthropic.claude("m", **{"base_url": "http://x"} | options)
-    assert CANARY not in str(caught.value)
-
-
-def test_anthropics_own_client_reads_the_same_and_sends_the_same_turn_back(served):
+def test_anthropics_own_client_sends_the_same_turn_back(served):
     library = pytest.importorskip("anthropic")
     url = served.url.removesuffix("/v1")
-    came = [SIGNED, REDACTED, says("So:"), BOOKS]
-    came = sent_back(*came, stop="tool_use", usage=CACHE_USAGE)
+    came = sent_back(SIGNED, REDACTED, says("So:"), BOOKS, stop="tool_use")
     for body in (came, sent_back(says("5"))) * 2:
         served.will(body)
     hooks = {"call": anthropic.claude("m", url, KEY), "fixes": [run_tools]}
-    result = loop.run("Book.", int, **hooks)
-    assert result.value == 5
+    assert loop.run("Book.", int, **hooks).value == 5
     with library.Anthropic(api_key=KEY, base_url=url, max_retries=0) as theirs:
-        options = {"model": "m", "max_tokens": 4096}
-        task = [user(says("Book."))]
+        options, task = {"model": "m", "max_tokens": 4096}, [user(says("Book."))]
         message = theirs.messages.create(messages=task, **options)
         task += [message.to_param(), user(booked(1))]
         theirs.messages.create(messages=task, **options)
-    # Theirs has the key in Authorization, and asks for a version without temperature.
     bodies = [body for _, _, body in served.seen]
     assert bodies[:2] == bodies[2:]
-    reply, (thought, _, text, use) = result.attempts[0].reply, message.content
-    assert (reply.reasoning, reply.text) == (thought.thinking, text.text)
-    assert json.loads(reply.tool_calls[0]["function"]["arguments"]) == use.input
-    assert (message.id, message.model) == (reply.id, reply.model)
 
 
 # judges.py: those that ask another model, or see more than the text
@@ -5394,7 +5251,7 @@ def unsure(reply):
     return "a guess" if token["logprob"] < -1 else ""
 
 
-def seven(logprob=0.0, finish="stop"):
+def says_7(logprob=0.0, finish="stop"):
     """Return a body with the text 7, the chance that it was, and what it took."""
     body = completion({"content": "7"}, finish)
     body["choices"][0]["logprobs"] = {"content": [{"token": "7", "logprob": logprob}]}
@@ -5402,13 +5259,13 @@ def seven(logprob=0.0, finish="stop"):
 
 
 @by_name("complain, bad, complaint", {
-    "why it ended": (cut_off, seven(finish="length"), "cut off: be brief"),
-    "how sure the model was": (unsure, seven(-3), "a guess"),
+    "why it ended": (cut_off, says_7(finish="length"), "cut off: be brief"),
+    "how sure the model was": (unsure, says_7(-3), "a guess"),
 })  # fmt: skip
 def test_reply_is_rejected_for(go, served, tape, complain, bad, complaint):
     kind = loop.chat if go is loop.run else loop.achat
     plain = kind("m", served.url, price=(1.0, 1.0))
-    served.will(bad).will(seven())
+    served.will(bad).will(says_7())
     # A tape has the complaint: it finds the reply also for the call itself.
     for call, paid in ((judges.unless(plain, complain), 2), (plain, 0)):
         result = go("n?", int, call=call, tape=loop.Tape(tape), name="r")
@@ -5692,7 +5549,9 @@ def call_by_library(name, url, is_async=False, retries=0, **settings):
         send = package.acompletion if is_async else package.completion
         settings |= {"api_base": url, "api_key": KEY}
         settings |= {"num_retries": retries} if retries else {}
-        return libraries.litellm_chat(send, "openai/m", **settings)
+        call = libraries.litellm_chat(send, "openai/m", **settings)
+        call.close = partial(asyncio.sleep, 0) if is_async else str
+        return call
     if name == "ollama_chat":
         client = getattr(package, f"{kind}Client")(root)
     elif name == "anthropic_chat":
@@ -5711,27 +5570,22 @@ def library(request, go, served, monkeypatch):
     """library.name; library.ask(ask, judge ...) -> Result, by its call."""
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it fetches one
 
-    async def closed(close):
-        await close()
-
     def ask(ask="hi", judge=str, *, url=served.url, settings=None, **options):
         is_async = go is not loop.run
         call = call_by_library(request.param, url, is_async, **(settings or {}))
-        close = getattr(call, "close", lambda: None)
-        if not is_async:
-            try:
-                return loop.run(ask, judge, call=call, **options)
-            finally:
-                close()
 
         async def main():
             try:
                 return await loop.arun(ask, judge, call=call, **options)
             finally:
-                if hasattr(call, "close"):
-                    await close()
+                await call.close()
 
-        return asyncio.run(main())
+        if is_async:
+            return asyncio.run(main())
+        try:
+            return loop.run(ask, judge, call=call, **options)
+        finally:
+            call.close()
 
     return SimpleNamespace(name=request.param, ask=ask)
 
@@ -5748,7 +5602,7 @@ REASONS = {"length": "max_output_tokens", "filtered": "content_filter"}
 USED_BY_ALL = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 USED_BY_ALL |= {"input_tokens": 7, "output_tokens": 3}
 USED_BY_ALL |= {"cache_read_input_tokens": 2}  # Anthropic's, not in the 7
-LOOK = wants("look", '{"n": 1}')
+LOOKS = wants("look", '{"n": 1}')
 
 
 def answer_of_all(text="Hi.", ended="stop", usage=True, **more):
@@ -5765,11 +5619,11 @@ def answer_of_all(text="Hi.", ended="stop", usage=True, **more):
         summary = [{"type": "summary_text", "text": "Hm"}]
         output.insert(0, {"type": "reasoning", "id": "o0", "summary": summary})
         item = {"type": "function_call", "id": "o2", "call_id": "c1"}
-        output.append(item | LOOK["function"])
+        output.append(item | LOOKS["function"])
         content.insert(0, {"type": "thinking", "thinking": "Hm", "signature": ""})
         use = {"type": "tool_use", "id": "c1", "name": "look", "input": {"n": 1}}
         content.append(use)
-        message |= {"reasoning_content": "Hm", "tool_calls": [LOOK]}
+        message |= {"reasoning_content": "Hm", "tool_calls": [LOOKS]}
         called = {"name": "look", "arguments": {"n": 1}}
         by_ollama |= {"thinking": "Hm", "tool_calls": [{"function": called}]}
     flags, reason = FLAGS[ended], REASONS.get(ended)
@@ -5796,7 +5650,7 @@ BY_LIBRARY = {  # what the endpoint answers, and the Reply or CallError that it 
     "a reply that was filtered": (answer_of_all("", "filtered"), {"finish": "refusal"}),
     "a reply that ended oddly": (answer_of_all(ended="odd"), {"finish": "unknown"}),
     "a thought, and a request for a tool": (answer_of_all("", "tools"),
-        {"finish": "tools", "tool_calls": (LOOK,), "reasoning": "Hm"}),
+        {"finish": "tools", "tool_calls": (LOOKS,), "reasoning": "Hm"}),
     "too much to do": (({"error": {"message": f"slow, {KEY}"}}, 429, JSON),
         {"status": 429, "wait": 3.0}),
     "a wrong key": (({"error": {"message": f"bad {KEY}"}}, 401, JSON), {"status": 401}),
@@ -5812,7 +5666,7 @@ NOT_SO = {  # where a client, or its API, has no such thing
     ("ollama_chat", "a refusal"): {"text": "", "finish": "stop"},
     ("ollama_chat", "a reply that was filtered"): {"finish": "stop"},
     ("ollama_chat", "a thought, and a request for a tool"): {
-        "tool_calls": (LOOK | {"id": ""},)},
+        "tool_calls": (LOOKS | {"id": ""},)},
     ("ollama_chat", "too much to do"): {"wait": None},
     ("ollama_chat", "a web page"): {"why": "Expecting value"},
     ("ollama_chat", "an error within a 200"): {"status": None},
@@ -5908,17 +5762,13 @@ def test_library_litellm_does_the_same_in_a_process_of_its_own():
 
 
 PLACE = {  # a JSON Schema
-    "type": "object",
     "properties": {
         "name": {"type": "string", "maxLength": 9},
         "size": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
         "kind": {"enum": [f"kind number {number}" for number in range(99)]},
         "tags": {"type": "array", "items": {"enum": ["sea", "hill"]}},
-        "in": {"$ref": "#/$defs/place"},
     },
     "required": ["name"],
-    "additionalProperties": False,
-    "$defs": {"place": {"required": ["name"]}},
 }
 
 
@@ -5926,18 +5776,13 @@ PLACE = {  # a JSON Schema
     "returns what the schema allows": ('{"name": "A", "size": null}',
         {"name": "A", "size": None}),
     "has the path and the message of each error": ('{"tags": ["sea", "z"]}',
-        rejects("'name' is a required property; "
-            "tags.1: \"z\" is not one of ['sea', 'hill']")),
+        rejects("'name' is a required property; tags.1: \"z\" is not one of ['sea', 'h")),
     "says what each schema of an anyOf wants": ('{"name": "A", "size": "big"}',
-        rejects("size: \"big\" is not of type 'integer' or "
-            "size: \"big\" is not of type 'null'")),
-    "follows a reference in the schema": ('{"name": "A", "in": {}}',
-        rejects("in: 'name' is a required property")),
+        rejects("size: \"big\" is not of type 'integer' or size: \"big\" is not of ty")),
     "shows no value in full": (json.dumps({"name": "secret " * 99}),
         rejects('name: "secret secret secret secret secret secr ... secret secret " is')),
     "shows no list in full": ('{"name": "A", "kind": 1}',
-        rejects("kind: 1 is not one of ['kind number 0', 'kind number 1', "
-            "'kind number 2', 'kind number ...  number 97', 'kind number 98']")),
+        rejects("kind: 1 is not one of ['kind number 0', 'kind number 1', ")),
     "names four errors of many": (json.dumps({"name": "A", "tags": ["x"] * 30}),
         rejects("tags.0: ")),
     "rejects a key with two values": ('{"name": "A", "name": "B"}',
@@ -5947,22 +5792,22 @@ def test_json_by_schema(text, expected):
     pytest.importorskip("jsonschema")
     judge = libraries.json_by_schema(PLACE)
     result = loop.run("?", judge, call=loop.scripted(text), fixes=())
+    complaint = result.attempts[0].complaint
+    assert len(complaint) < 301 and complaint.count("; ") < 5
     if isinstance(expected, rejects):
-        complaint = result.attempts[0].complaint
-        assert complaint.startswith(expected) and len(complaint) < 301
-        assert complaint.count("; ") < 5
+        assert complaint.startswith(expected)
     else:
         assert result.value == expected
 
 
 def test_json_by_schema_keeps_the_best_and_takes_null_and_true_where_they_are_allowed():
     pytest.importorskip("jsonschema")
-    replies = ('{"x": 1}', '{"name": "A", "x": 1}', '{"x": 1, "tags": 0}')
+    replies = ('{"x": 1, "tags": 0}', '{"name": "A", "tags": 0}', '{"x": 1, "tags": 0}')
     options = {"call": loop.scripted(*replies), "limits": loop.Limits(tries=3)}
     result = loop.run("?", libraries.json_by_schema(PLACE), **options)
-    assert result.best == {"name": "A", "x": 1}
+    assert result.best == {"name": "A", "tags": 0}
+    judge = libraries.json_by_schema({"type": ["null", "boolean"]})
     for text, value in (("null", None), ("true", True)):
-        judge = libraries.json_by_schema({"type": ["null", "boolean"]})
         result = loop.run("?", judge, call=loop.scripted(text))
         assert result.accepted and result.value is value
 
@@ -5986,22 +5831,23 @@ def test_pydantic_is_a_judge_whose_complaints_have_paths_and_strictly_if_wanted(
         name: str
         age: int
 
-    def ask(judge, text):
-        result = loop.run("?", judge, call=loop.scripted(text), fixes=())
-        return result.value if result else result.attempts[0].complaint
-
-    ada = Person(name="Ada", age=36)
-    strict = loop.all_of(loop.strict_json, Person.model_validate)
-    several = pydantic.TypeAdapter(list[Person]).validate_json
-    assert ask(Person.model_validate_json, PERSON) == ask(strict, PERSON) == ada
-    assert ask(several, f"[{PERSON}]") == [ada]
-    found = ask(several, f'[{PERSON}, {{"age": "x"}}]')
-    assert found.startswith(
-        "1.name: Field required; 1.age: Input should be a valid int"
-    )
     twice = f'{PERSON[:-1]}, "age": 3}}'
-    assert ask(strict, twice) == "age: both 36 and 3"
-    assert ask(Person.model_validate_json, twice).age == 3
+    strict = loop.all_of(loop.strict_json, Person.model_validate)
+    for judge, text, age, complaint in (
+        (Person.model_validate_json, PERSON, 36, ""),
+        (Person.model_validate_json, twice, 3, ""),
+        (strict, PERSON, 36, ""),
+        (strict, twice, None, "age: both 36 and 3"),
+        (
+            Person.model_validate_json,
+            '{"age": "x"}',
+            None,
+            "name: Field required; age: ",
+        ),
+    ):
+        result = loop.run("?", judge, call=loop.scripted(text), fixes=())
+        assert result.attempts[0].complaint.startswith(complaint)
+        assert getattr(result.value, "age", None) == age
 
 
 # tracing.py: spans for OpenTelemetry
@@ -6023,9 +5869,12 @@ def traced():
     return provider.get_tracer("test"), exporter.get_finished_spans
 
 
-def facts_of(span, *names):
-    """Return attributes of a span, or of an event of it; None where it has none."""
-    return [span.attributes.get(name) for name in names]
+def facts_of(it, *names):
+    """Return attributes of a span or event, ours or gen_ai's; None where it has none."""
+    known = {
+        name.removeprefix("gen_ai."): value for name, value in it.attributes.items()
+    }
+    return [known.get(name) for name in names]
 
 
 def test_spans_say_what_each_request_was_and_have_no_text(go, traced):
@@ -6042,32 +5891,37 @@ def test_spans_say_what_each_request_was_and_have_no_text(go, traced):
         options = {"watch": tracing.spans(tracer, "ollama"), "faults": [fix]}
         go(loop.Ask("secret", max_tokens=9), people, call=call, name="n", **options)
     *requests, run, host = finished()
-    assert [it.name for it in requests] == ["chat scripted"] * 3
     assert run.name == "invoke_workflow" and run.parent == host.context
     assert run.status.is_unset and not [*host.events]
-    for number, request in enumerate(requests, 1):
-        assert request.parent == run.context and request.kind.name == "CLIENT"
-        assert request.end_time <= run.end_time
-        facts = {
-            "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": "ollama",
-            "gen_ai.request.model": "scripted",
-            "gen_ai.request.temperature": 0.5,
-            "gen_ai.request.max_tokens": 9,
-            "loop.n": number,
-        }
-        assert facts.items() <= request.attributes.items()
-    failed, *answered = requests
-    assert facts_of(failed, "error.type") == ["429"]
-    assert failed.status.status_code.name == "ERROR"
-    names = "finish_reasons", "model", "id"
-    names = *(f"gen_ai.response.{it}" for it in names), "gen_ai.usage.input_tokens"
-    assert [facts_of(it, *names) for it in answered] == [
-        [("stop",), "m1", "r1", 7],
-        [("stop",), None, None, None],
+    names = (
+        "provider.name",
+        "request.model",
+        "request.temperature",
+        "request.max_tokens",
+    )
+    for number, it in enumerate(requests, 1):
+        assert (it.name, it.parent, it.kind.name) == (
+            "chat scripted",
+            run.context,
+            "CLIENT",
+        )
+        assert facts_of(it, "loop.n", *names) == [number, "ollama", "scripted", 0.5, 9]
+    names = (
+        "response.finish_reasons",
+        "response.model",
+        "response.id",
+        "usage.input_tokens",
+    )
+    assert [facts_of(it, "error.type", *names) for it in requests] == [
+        ["429", None, None, None, None],
+        [None, ("stop",), "m1", "r1", 7],
+        [None, ("stop",), None, None, None],
     ]
-    names = "loop.n", "loop.fix", "gen_ai.evaluation.score.label"
-    judged = "gen_ai.evaluation.result"
+    assert requests[0].status.status_code.name == "ERROR"
+    names, judged = (
+        ("loop.n", "loop.fix", "evaluation.score.label"),
+        "gen_ai.evaluation.result",
+    )
     assert [(it.name, *facts_of(it, *names)) for it in run.events] == [
         ("loop.decide", 1, "fix", None),
         (judged, 2, None, "fail"),
@@ -6076,8 +5930,8 @@ def test_spans_say_what_each_request_was_and_have_no_text(go, traced):
         ("loop.decide", 3, "json_slips", None),
         (judged, 3, None, "pass"),
     ]
-    facts = {"loop.run": "n", "loop.accepted": True, "loop.calls": 3, "loop.cost": 0.0}
-    assert facts.items() <= run.attributes.items()
+    names = "loop.run", "loop.accepted", "loop.calls", "loop.cost"
+    assert facts_of(run, *names) == ["n", True, 3, 0.0]
     assert "secret" not in "".join(it.to_json() for it in finished())
 
 
@@ -6085,32 +5939,28 @@ def test_spans_of_runs_in_threads_and_on_one_event_loop_keep_apart(traced):
     tracer, finished = traced
     watch = tracing.spans(tracer)
 
-    def once(number):
-        call = loop.scripted("x", f"{number}")
-        loop.run(f"{number}?", int, call=call, watch=watch, name=f"t{number}")
-
-    with ThreadPoolExecutor(8) as threads:
-        [*threads.map(once, range(40))]
+    def once(name):
+        call = loop.scripted("x", "1")
+        loop.run("?", int, call=call, watch=watch, name=name)
 
     async def slowly(messages, **settings):
         await asyncio.sleep(0)
         return "1"
 
-    async def both():
+    async def several():
         options = {"call": slowly, "watch": watch}
-        runs = (
-            loop.arun("?", int, name=f"a{number}", **options) for number in range(20)
+        await asyncio.gather(
+            *(loop.arun("?", int, name=it, **options) for it in "abcd")
         )
-        await asyncio.gather(*runs)
 
-    asyncio.run(both())
+    with ThreadPoolExecutor(8) as threads:
+        [*threads.map(once, map(str, range(40)))]
+    asyncio.run(several())
     runs = {it.context.span_id: it for it in finished() if "loop.run" in it.attributes}
-    children = Counter(
+    found = Counter(
         runs[it.parent.span_id].attributes["loop.run"] for it in finished() if it.parent
     )
-    expected = {f"t{number}": 2 for number in range(40)}
-    assert children == expected | {f"a{number}": 1 for number in range(20)}
-    assert len({it.context.trace_id for it in runs.values()}) == 60
+    assert found == {f"{number}": 2 for number in range(40)} | dict.fromkeys("abcd", 1)
     assert watch.runs == watch.requests == {}
 
 
