@@ -1029,16 +1029,11 @@ VERDICTS_ON_CODE = [] if sys.platform != "linux" else [
             rejects("ZeroDivisionError: division by zero (line 2 of the code: return")),
         ("rejects a syntax error", "def f(x) return 2",
             rejects("SyntaxError: expected ':' (line 1 of the code: def f(x) return")),
-        ("rejects a NUL byte", f"{TWICE}\0", rejects("")),
         ("rejects a lone surrogate", f"{TWICE}x = '\ud800'",
             rejects("UnicodeEncodeError: 'utf-8' codec can't encode character")),
         ("is not convinced by what is printed", "print('ok')",
             rejects(f"NameError: name 'f' is not defined {SHOWN}")),
         ("takes no exit for a pass", f"{TWICE}exit()", rejects("SystemExit: None (lin")),
-        ("takes no exit in an import for a pass", "import this, sys\nsys.exit(0)",
-            rejects("SystemExit: 0 (line 2 of the code: sys.exit(0))")),
-        ("takes no exit in a test for a pass", "def f(x): raise SystemExit",
-            rejects("SystemExit (line 1 of the code: def f(x): raise SystemExit)")),
         ("takes no exit without an exception for a pass",
             f"{TWICE}import os; os._exit(0)",
             rejects("it ended too early, with exit status 0")),
@@ -1046,17 +1041,10 @@ VERDICTS_ON_CODE = [] if sys.platform != "linux" else [
             rejects("it ended too early, with exit status 0")),
         ("takes no death for a pass", f"{TWICE}import os; os.kill(os.getpid(), 9)",
             rejects("it ended too early, by SIGKILL")),
-        ("rejects an error that cannot be told",
-            "class E(Exception):\n  def __str__(self): raise SystemExit\nraise E",
-            rejects("it ended too early, with exit status 0")),
         ("is not deceived by another AssertionError",
             "import builtins, sys\nsys.excepthook = print\n"
             "builtins.AssertionError = type('N', (SystemExit,), {})\ndef f(x): pass",
             rejects(f"AssertionError {SHOWN}")),
-        ("tells no failure of the code from one of its own by words", "raise OSError('broken')",
-            rejects("OSError: broken (line 1")),
-        ("keeps what was printed", f"{TWICE}import os\nos.ftruncate(1, 0)",
-            rejects("OSError: [Errno 22] Invalid argument (line 4 of the code: os.ftru")),
         passing("runs it as somebody else, where we are root",
             f"{TWICE}import os\nassert 0 not in (os.geteuid(), os.getgid(), *os.getgroups())"),
         ("gives no input", f"{TWICE}import os\nos.lseek(0, 0, 0)\ninput()",
@@ -1069,8 +1057,6 @@ VERDICTS_ON_CODE = [] if sys.platform != "linux" else [
             rejects("ValueError: . (line 2 of the code: raise ValueError(os.environ[")),
         ("escapes what would act on a terminal", "raise ValueError('\\x1b[2J\\rx')",
             rejects(r"ValueError: \x1b[2J\rx (line 1 of the code: raise")),
-        ("shows no more than a line of a long error", "raise ValueError('x' * 10**6)",
-            rejects(f"ValueError: {'x' * 200} (line 1 of the code: raise Val")),
         passing("does not wait for a thread that never ends", f"{TWICE}import threading, "
             "time\nthreading.Thread(target=time.sleep, args=(99,)).start()"),
         ("ends what prints without end", "while True: print('x' * 1000)",
@@ -1080,14 +1066,6 @@ VERDICTS_ON_CODE = [] if sys.platform != "linux" else [
         ("ends what fills the disk with files",
             "n = 0\nwhile True:\n  open(str(n), 'w').close(); n += 1",
             rejects("it wrote more than 16777216 bytes or 1000 files")),
-        ("ends what fills the disk with folders in folders",
-            "import os\nwhile True:\n  os.mkdir('a'); os.chdir('a')",
-            rejects("it wrote more than 16777216 bytes or 1000 files")),
-        passing("puts up with 1 MB of code", "x = 1\n" * 180_000 + TWICE),
-        ("puts up with what no parser takes", "x = " + "-" * 10**6 + "1", rejects("")),
-        # What gets through: this limits accidents, not attackers.
-        passing("is deceived by what claims to be equal to anything",
-            "class Any:\n  def __eq__(self, it): return True\ndef f(x): return Any()"),
     ]),
     (code_judge(memory=2**28), [
         ("ends what takes too much memory", f"{TWICE}x = bytearray(3 * 10**8)",
@@ -1099,8 +1077,6 @@ VERDICTS_ON_CODE = [] if sys.platform != "linux" else [
             "  except OSError: break\nassert n < 98"),
     ]),
     (code_judge(seconds=2), [
-        ("ends what has no end", f"{TWICE}while True: pass",
-            rejects("no end within 2 s")),
         ("ends what ignores signals and catches everything", "import signal\n"
             "for n in (1, 2, 14, 15, 24): signal.signal(n, signal.SIG_IGN)\n"
             "while True:\n  try:\n    while True: pass\n  except BaseException: pass",
@@ -1879,8 +1855,6 @@ CASES = {
             {"a": 1, "b": None}),
         ("keeps quotation marks in a string", 'So: {"a": "He said "hi" to me"} OK',
             {"a": 'He said "hi" to me'}),
-        ("repairs JSON in a code block", '```json\n{"a": ["x" "it\'s"]}\n```',
-            {"a": ["x", "it's"]}),
         ("puts records into one list", '[{"a": 1} {"a": 2}]', [{"a": 1}, {"a": 2}]),
         ("completes no boolean that is cut off", '{"ok": tru', SILENT),
         ("takes no number that may be cut off for a whole one", '{"a": 1 "b": 12', SILENT),
@@ -1888,14 +1862,12 @@ CASES = {
         ("fills no gap", '{"a": "b", "c": }', SILENT),
         ("drops no key", '{"a": 1 "b"}', SILENT),
         ("makes no text of NaN", '{"a": 1 "n": NaN}', SILENT),
-        ("makes no text of a number", '{"a": 1,, "b": 2}', SILENT),
         ("splits no text", '["samsung 32" display"]', SILENT),
         ("takes no two texts for one", '{"a": "x" "y", "b": 2}', SILENT),
         ("chooses none of several values", '{"a": 1 "a": 2}', SILENT),
         ("leaves a whole piece to json_slips", 'Use {name} as in {"name": "x"}',
             leaves({"name": "x"})),
         ("finds nothing in prose", "I think the answer is 42 [see above].", SILENT),
-        ("makes no list of citations", "It is so [1] [2].", SILENT),
         ("stays silent where the reply was cut off", cut('{"a": 1 "b": 2}'), SILENT),
         ("stays silent about a text that would take it a second",
             '{"a": "' + ' "a "b' * 1000 + '"}', SILENT),
@@ -4511,12 +4483,10 @@ def piece_of_call(arguments, index=0, **rest):
     return delta(tool_calls=[{"index": index, "function": function} | rest])
 
 
-def with_index(index, event):
-    """Return an event as one of several replies has it, each with a text of its own."""
-    [choice] = json.loads(json.dumps(event["choices"]))
-    if index and "content" in choice["delta"]:
-        choice["delta"]["content"] = "other"
-    return event | {"choices": [choice | {"index": index}]}
+def one_of_two(number, event):
+    """Return an event as one of two replies that come in turn has it."""
+    text = json.dumps(event).replace("llo", "other" if number else "llo")
+    return json.loads(text.replace('"delta"', f'"index": {number}, "delta"'))
 
 
 SAY_HELLO = {  # bodies with one reply: Héllo
@@ -4532,7 +4502,7 @@ SAY_HELLO = {  # bodies with one reply: Héllo
         "id: 5", "retry: 3000", "event: message", *HELLO[1:]),
     "a byte order mark": b"\xef\xbb\xbf" + sse(*HELLO),
     "another reply that comes in turn": sse(
-        *(with_index(n, it) for it in HELLO[:3] for n in (0, 1)), USAGE, DONE),
+        *(one_of_two(n, it) for it in HELLO[:3] for n in (0, 1)), USAGE, DONE),
     "the whole text once more": sse(*HELLO[:2], WHOLE, DONE),
     "the whole text in one event": sse(WHOLE, DONE),
     "more after [DONE]": sse(*HELLO, DONE, delta("!"), OVERLOADED),
@@ -5366,8 +5336,7 @@ def test_vote_that_is_pointless_is_refused_before_it_is_paid_for(batch):
 
 def test_votes_in_a_batch_are_named_and_paid_for_once(each, tape):
     def task(item, run):
-        name = {"name": "v"} if item else {}
-        return vote.agree(f"{item}?", int, run=run, times=3, **name)
+        return vote.agree(f"{item}?", int, run=run, times=3, name="v" * item)
 
     call = loop.scripted(*"787989")
     for paid in (6, 0):
@@ -5692,11 +5661,6 @@ def test_library_makes_its_own_of(library, served, situation):
         assert found == value or (name == "why" and value in found), outcome
 
 
-def test_library_that_meets_no_endpoint_makes_a_fault_of_it(library):
-    result = library.ask(faults=(), url=NOWHERE)
-    assert isinstance(result.attempts[0].fault, loop.CallError)
-
-
 def test_settings_reach_the_endpoint_by_each_library_and_a_cut_reply_gets_more(
     library, served, tape
 ):
@@ -5721,25 +5685,21 @@ def test_settings_reach_the_endpoint_by_each_library_and_a_cut_reply_gets_more(
             assert body["system"] == "Be brief." and len(body["messages"]) == 1
 
 
-@pytest.mark.parametrize("name", [it for it in LIBRARIES if it != "ollama_chat"])
-def test_library_that_tries_again_by_itself_is_refused(monkeypatch, name):
-    with pytest.raises(ValueError, match="again 2 times, unseen: .*max_retries=0"):
-        call_by_library(name, NOWHERE, retries=2)
-    if name == "litellm_chat":
-        monkeypatch.setattr("litellm.num_retries", 2)
-        with pytest.raises(ValueError, match="tries again 2 times"):
-            call_by_library(name, NOWHERE)
-
-
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_library_is_refused_in_the_wrong_kind_of_code_and_as_a_stream(name):
+def test_library_is_refused_where_it_blocks_is_async_streams_or_retries(name):
+    call, acall = call_by_library(name, NOWHERE), call_by_library(name, NOWHERE, True)
     with pytest.raises(loop.HookError, match="would block the event loop"):
-        asyncio.run(loop.arun("?", str, call=call_by_library(name, NOWHERE)))
+        asyncio.run(loop.arun("?", str, call=call))
     with pytest.raises(TypeError, match="is async: use arun"):
-        loop.run("?", str, call=call_by_library(name, NOWHERE, True))
+        loop.run("?", str, call=acall)
+    assert CANARY not in repr(call.settings)
+    result = loop.run("?", str, call=call, faults=())
+    assert isinstance(result.attempts[0].fault, loop.CallError)  # there is no endpoint
     with pytest.raises(TypeError, match="stream=True"):
         call_by_library(name, NOWHERE, stream=True)
-    assert CANARY not in repr(call_by_library(name, NOWHERE).settings)
+    if name != "ollama_chat":  # its client does not try again
+        with pytest.raises(ValueError, match="again 2 times, unseen: .*max_retries=0"):
+            call_by_library(name, NOWHERE, retries=2)
 
 
 def test_library_makes_a_fault_of_a_response_that_failed_and_garbles_no_word(served):
@@ -5753,9 +5713,8 @@ def test_library_makes_a_fault_of_a_response_that_failed_and_garbles_no_word(ser
     assert "some of it" in result.why
 
 
+@pytest.mark.skipif(find_spec("litellm") is None, reason="needs litellm")
 def test_library_litellm_does_the_same_in_a_process_of_its_own():
-    if find_spec("litellm") is None:
-        pytest.skip("needs litellm")
     command = ["-m", "pytest", "-q", "-W", "ignore", "-k", "litellm_chat", __file__]
     printed = python(*command, cwd=HERE, LOOP_LITELLM="1")
     assert re.search(r"^\d+ passed", printed, re.MULTILINE) and "skip" not in printed
@@ -5800,16 +5759,15 @@ def test_json_by_schema(text, expected):
         assert result.value == expected
 
 
-def test_json_by_schema_keeps_the_best_and_takes_null_and_true_where_they_are_allowed():
+def test_json_by_schema_keeps_the_best_and_takes_null_where_it_is_allowed():
     pytest.importorskip("jsonschema")
     replies = ('{"x": 1, "tags": 0}', '{"name": "A", "tags": 0}', '{"x": 1, "tags": 0}')
     options = {"call": loop.scripted(*replies), "limits": loop.Limits(tries=3)}
     result = loop.run("?", libraries.json_by_schema(PLACE), **options)
     assert result.best == {"name": "A", "tags": 0}
-    judge = libraries.json_by_schema({"type": ["null", "boolean"]})
-    for text, value in (("null", None), ("true", True)):
-        result = loop.run("?", judge, call=loop.scripted(text))
-        assert result.accepted and result.value is value
+    judge = libraries.json_by_schema({"type": "null"})
+    result = loop.run("?", judge, call=loop.scripted("null"))
+    assert result.accepted and result.value is None
 
 
 def test_wrong_schema_is_refused_and_never_blamed_on_the_model(served):
@@ -5838,12 +5796,7 @@ def test_pydantic_is_a_judge_whose_complaints_have_paths_and_strictly_if_wanted(
         (Person.model_validate_json, twice, 3, ""),
         (strict, PERSON, 36, ""),
         (strict, twice, None, "age: both 36 and 3"),
-        (
-            Person.model_validate_json,
-            '{"age": "x"}',
-            None,
-            "name: Field required; age: ",
-        ),
+        (Person.model_validate_json, '{"age": 1}', None, "name: Field required"),
     ):
         result = loop.run("?", judge, call=loop.scripted(text), fixes=())
         assert result.attempts[0].complaint.startswith(complaint)
@@ -5871,19 +5824,17 @@ def traced():
 
 def facts_of(it, *names):
     """Return attributes of a span or event, ours or gen_ai's; None where it has none."""
-    known = {
-        name.removeprefix("gen_ai."): value for name, value in it.attributes.items()
-    }
-    return [known.get(name) for name in names]
+    return [
+        it.attributes.get(name, it.attributes.get(f"gen_ai.{name}")) for name in names
+    ]
 
 
 def test_spans_say_what_each_request_was_and_have_no_text(go, traced):
     tracer, finished = traced
-    reply = loop.Reply(
-        '{"name": "secret"}', "stop", input_tokens=7, model="m1", id="r1"
-    )
+    facts = {"input_tokens": 7, "model": "m1", "id": "r1"}
+    wrong = loop.Reply('{"name": "secret"}', "stop", **facts)
     right = loop.Reply(f"{PERSON} secret", "stop")
-    call = loop.scripted(loop.CallError("429: secret", 429), reply, right)
+    call = loop.scripted(loop.CallError("429: secret", 429), wrong, right)
     call.settings.update(temperature=0.5, response_format={"secret": 1})
     fix = always(loop.Ask("secret"))
     fix.__name__ = "fix"
@@ -5893,36 +5844,28 @@ def test_spans_say_what_each_request_was_and_have_no_text(go, traced):
     *requests, run, host = finished()
     assert run.name == "invoke_workflow" and run.parent == host.context
     assert run.status.is_unset and not [*host.events]
-    names = (
-        "provider.name",
-        "request.model",
-        "request.temperature",
-        "request.max_tokens",
-    )
+    names = [f"request.{it}" for it in ("model", "temperature", "max_tokens")]
     for number, it in enumerate(requests, 1):
-        assert (it.name, it.parent, it.kind.name) == (
-            "chat scripted",
-            run.context,
-            "CLIENT",
-        )
-        assert facts_of(it, "loop.n", *names) == [number, "ollama", "scripted", 0.5, 9]
-    names = (
-        "response.finish_reasons",
-        "response.model",
-        "response.id",
-        "usage.input_tokens",
-    )
-    assert [facts_of(it, "error.type", *names) for it in requests] == [
-        ["429", None, None, None, None],
-        [None, ("stop",), "m1", "r1", 7],
-        [None, ("stop",), None, None, None],
+        assert (it.name, it.parent) == ("chat scripted", run.context)
+        known = facts_of(it, "loop.n", "provider.name", *names)
+        assert known == [number, "ollama", "scripted", 0.5, 9]
+        assert it.kind.name == "CLIENT"
+    names = [f"response.{it}" for it in ("finish_reasons", "model", "id")]
+    names += ["usage.input_tokens", "error.type"]
+    assert [facts_of(it, *names) for it in requests] == [
+        [None, None, None, None, "429"],
+        [("stop",), "m1", "r1", 7, None],
+        [("stop",), None, None, None, None],
     ]
     assert requests[0].status.status_code.name == "ERROR"
     names, judged = (
         ("loop.n", "loop.fix", "evaluation.score.label"),
-        "gen_ai.evaluation.result",
+        "evaluation.result",
     )
-    assert [(it.name, *facts_of(it, *names)) for it in run.events] == [
+    found = [
+        (it.name.removeprefix("gen_ai."), *facts_of(it, *names)) for it in run.events
+    ]
+    assert found == [
         ("loop.decide", 1, "fix", None),
         (judged, 2, None, "fail"),
         ("loop.decide", 2, "ask_afresh", None),
