@@ -5346,9 +5346,9 @@ def test_votes_in_a_batch_are_named_and_paid_for_once(each, tape):
 
 
 def test_error_in_a_vote_has_what_was_paid_for_before():
-    with pytest.raises(LookupError) as caught:
-        vote.agree("n?", int, call=loop.scripted("7", "7"))
-    assert [it.reply.text for it in caught.value.attempts if it.reply] == ["7", "7"]
+    with pytest.raises(LookupError) as caught:  # within the second vote
+        vote.agree("n?", int, call=loop.scripted("7", "x"))
+    assert [it.reply.text for it in caught.value.attempts if it.reply] == ["7", "x"]
 
 
 # passes.py: what code does is in VERDICTS_ON_CODE of section 4
@@ -5830,7 +5830,7 @@ def facts_of(it, *names):
 def test_spans_say_what_each_request_was_and_have_no_text(go, traced):
     tracer, finished = traced
     facts = {"input_tokens": 7, "model": "m1", "id": "r1"}
-    wrong = loop.Reply('{"name": "secret"}', "stop", **facts)
+    wrong = loop.Reply('{"name": "", "age": "secret"}', "stop", **facts)
     right = loop.Reply(f"{PERSON} secret", "stop")
     call = loop.scripted(loop.CallError("429: secret", 429), wrong, right)
     call.settings.update(temperature=0.5, response_format={"secret": 1})
