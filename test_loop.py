@@ -5684,7 +5684,9 @@ def test_settings_reach_the_endpoint_by_each_library_and_a_cut_reply_gets_more(
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_library_is_refused_where_it_blocks_is_async_streams_or_retries(name):
+def test_library_is_refused_where_it_blocks_is_async_streams_or_retries(
+    monkeypatch, name
+):
     call, acall = call_by_library(name, NOWHERE), call_by_library(name, NOWHERE, True)
     with pytest.raises(loop.HookError, match="would block the event loop"):
         asyncio.run(loop.arun("?", str, call=call))
@@ -5698,6 +5700,10 @@ def test_library_is_refused_where_it_blocks_is_async_streams_or_retries(name):
     if name != "ollama_chat":  # its client does not try again
         with pytest.raises(ValueError, match="again 2 times, unseen: .*max_retries=0"):
             call_by_library(name, NOWHERE, retries=2)
+    if name == "litellm_chat":  # it has a setting of all calls, too
+        monkeypatch.setattr("litellm.num_retries", 2)
+        with pytest.raises(ValueError, match="tries again 2 times"):
+            call_by_library(name, NOWHERE)
 
 
 def test_library_makes_a_fault_of_a_response_that_failed_and_garbles_no_word(served):
