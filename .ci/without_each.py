@@ -89,16 +89,12 @@ WHOLE_RUNS = {
         "rename_parameter",
         "two runs in a row",
     ),
-    "test_person_sees_the_task_and_each_complaint_and_costs_nothing": (
-        "json_slips ask_with_complaint ask_person",
+    "test_person_who_answers_is_on_the_tape_sees_each_complaint_and_costs_nothing": (
+        "json_slips ask_with_complaint person_answers",
         "what a person types has slips, and complaints",
     ),
-    "test_person_is_asked_again_by_a_resumed_run_only_for_what_is_missing": (
-        "ask_person",
-        "with a tape",
-    ),
-    "test_person_is_refused_where_an_event_loop_would_wait": (
-        "ask_person",
+    "test_what_waits_is_refused_where_an_event_loop_would_wait": (
+        "person_answers",
         "under arun",
     ),
 }
