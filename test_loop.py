@@ -6201,7 +6201,7 @@ def test_schools_are_drawn_without_anything_from_elsewhere(tmp_path):
 
 
 def test_schools_say_which_peer_is_missing(monkeypatch):
-    [name, *_] = [it for it in SCHOOLS if not find_spec(SCHOOLS[it])] or [""]
+    [name, *_] = [it for it in PEERS_HERE if not find_spec(PEERS_HERE[it])] or [""]
     if not name:
         pytest.skip("all of them are here")
     monkeypatch.setenv("PATH", "")  # and no uv
