@@ -5009,6 +5009,29 @@ def test_any_response_to_claude_is_a_reply_that_goes_back_or_a_call_error(
         assert json.dumps(sent) == json.dumps(reply.raw["content"])
 
 
+def test_thinking_goes_back_to_claude_with_what_tools_py_ran(go, served, tape):
+    def book(room: int) -> str:
+        ran.append(room)
+        return "booked"
+
+    ran.clear()
+    book.__annotations__["room"] = int
+    kind = tools_part.use_tools if go is loop.run else tools_part.ause_tools
+    tools = kind(book)
+    served.will(sent_back(SIGNED, BOOKS, BOOKS_2, stop="tool_use"))
+    served.will(sent_back(says("done")))
+    fixes = [anthropic.pause_turn, tools, *loop.FIXES]
+    options = {"call": claude_for(go, served), "fixes": fixes, "name": "r"}
+    ask = loop.Ask("Book.", tools=tools.schemas)
+    for _ in range(2):
+        assert go(ask, str, tape=loop.Tape(tape), **options).value == "done"
+    assert ran == [1, 2] and len(served.seen) == 2
+    _, answer, results = served.seen[1][2]["messages"]
+    assert answer["content"] == [SIGNED, BOOKS, BOOKS_2]
+    read = [(it["type"], it["tool_use_id"]) for it in results["content"]]
+    assert read == [("tool_result", "toolu_1"), ("tool_result", "toolu_2")]
+
+
 def run_tools(state):
     """As a user might write it: the message is made of what a Reply has."""
     if not state.reply.tool_calls:

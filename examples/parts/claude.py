@@ -239,7 +239,7 @@ PAUSE = {"type": "pause_turn", "name": NAME_OF_PAUSE}
 def pause_turn(state: State) -> Ask | Stop | None:
     """The turn is paused: send what there is back as it is, so that the model goes on.
     The judge then sees the text of the whole turn. Stop after eight pauses of a run.
-    Place: fixes=[pause_turn, *FIXES]. (dust#28390: taken as final, cut off mid-work)"""
+    Place: fixes=[pause_turn, *FIXES]. (agenc-core#2111: taken as final)"""
     if get_path(str, state.reply.tool_calls, 0, "type") != "pause_turn":
         return None
     pauses = state.memory["pause_turn"] = state.memory.get("pause_turn", 0) + 1
