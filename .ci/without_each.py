@@ -93,6 +93,31 @@ WHOLE_RUNS = {
         "json_slips ask_with_complaint person_answers",
         "what a person types has slips, and complaints",
     ),
+    "test_arguments_of_a_tool_call_are_the_answer_and": (
+        "json_slips",
+        "arguments that are repaired",
+    ),
+    "test_answer_that_is_rejected_is_asked_for_again_and_no_tool_runs_twice": (
+        "ask_afresh ask_with_complaint",
+        "an agent goes on with them",
+    ),
+    "test_paused_turn_is_never_an_answer": ("tools_wanted", "it ends such a run"),
+    "test_paused_turn_goes_on_where_it_paused_and_is_judged_as_a_whole": (
+        "ask_afresh",
+        "the turn is rejected once",
+    ),
+    "test_thinking_goes_back_before_its_tool_calls_also_from_a_tape": (
+        "ask_afresh",
+        "likewise",
+    ),
+    "test_hopeless_reply_is_asked_for_again_with_the_reason_also_from_a_tape": (
+        "ask_with_complaint",
+        "the reason is a note",
+    ),
+    "test_reply_that_its_call_rejects_is_not_judged_and_not_repaired": (
+        "ask_with_complaint",
+        "likewise",
+    ),
     "test_what_waits_is_refused_where_an_event_loop_would_wait": (
         "person_answers",
         "under arun",
