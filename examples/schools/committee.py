@@ -14,7 +14,7 @@
 
     uv run examples/schools/committee.py              3 sentences, under a minute
     uv run examples/schools/committee.py -n 100       the first 100 of extract.py's 240
-    uv run examples/schools/committee.py --tape DIR   go on from there: nothing is paid twice
+    uv run examples/schools/committee.py --tape DIR   nothing is paid for twice
     uv run examples/schools/committee.py --json       the figures as one JSON object
 
 Each role is a prompt, and has a place in the loop. The author is the task. The critic
@@ -46,7 +46,7 @@ sys.path[:0] = [str(EXAMPLES.parent), str(EXAMPLES)]  # where loop.py and parts 
 
 from extract import PROMPT, correct, items, judge
 from local_model import model
-from parts.batch import each
+from parts.batch import BoundRun, each
 from parts.judges import agree
 
 from loop import (
@@ -62,6 +62,7 @@ from loop import (
     Stop,
     all_of,
     ask_with_complaint,
+    visible,
 )
 
 # The committee ------------------------------------------------------------------------
@@ -75,7 +76,7 @@ EXPERT = [  # a prompt with examples
 ]
 
 
-def committee(sentence: str, run: Hook) -> Result[Any]:
+def committee(sentence: str, run: BoundRun) -> Result[Any]:
     """Return the record that at least three of five authors, each with a critic and a
     supervisor, agree on."""
     believed = all_of(judge(sentence), critic_of(sentence))
@@ -113,8 +114,8 @@ def first_number(text: str) -> int:
 
 
 def supervisor(state: State) -> Ask | Stop | None:
-    """Leave the first rejection to the re-asks; then ask with what the critic said, then
-    bring in the expert, and stop where that does not help, either."""
+    """Leave the first rejection to the re-asks. Then ask with what the critic said,
+    then bring in the expert, and stop where that does not help, either."""
     if state.judged == 2:
         return ask_with_complaint(state)
     if state.judged == 3:
@@ -128,7 +129,7 @@ def supervisor(state: State) -> Ask | Stop | None:
 # Whether it is worth it ---------------------------------------------------------------
 
 
-def one_loop(sentence: str, run: Hook) -> Result[Any]:
+def one_loop(sentence: str, run: BoundRun) -> Result[Any]:
     """Return what one loop with the default fix-ups makes of a sentence."""
     return run(PROMPT + sentence, judge(sentence))
 
@@ -138,43 +139,63 @@ class Row(NamedTuple):
 
     accepted: bool
     correct: bool
-    calls: int
+    calls: int  # of the model; to run a tool is none
     tokens: int
+    seconds: float  # of the model
 
 
-def share_interval(found: int, of: int) -> tuple[float, float]:
+def read_rows(sentences: list[str], results: Any, rows: list[Row], told: bool) -> None:
+    """Append a row for each result, as they come; show the results, if told to."""
+    for sentence, result in zip(sentences, results, strict=True):
+        if result.error:
+            raise result.error
+        replies = [it.reply for it in result.attempts if it.reply]
+        if not replies:
+            print(f"no reply: {result.why}", file=sys.stderr)
+            raise SystemExit(3)
+        right = bool(result) and correct(sentence, result.value)
+        calls = sum("tool" not in attempt.settings for attempt in result.attempts)
+        seconds = sum(reply.seconds or 0.0 for reply in replies)
+        tokens = result.spent.tokens
+        rows.append(Row(bool(result), right, calls, tokens, round(seconds, 3)))
+        if told:
+            mark = "right" if right else "wrong" if result else "none"
+            print(f"{mark:6}{sentence}\n      {visible(result.why)}", flush=True)
+
+
+def share_interval(found: int, of: int) -> list[float]:
     """Return the 90 % interval of a share, in percent (Wilson)."""
     z = 1.645
     middle, scale = (found + z * z / 2) / (of + z * z), z / (of + z * z)
     half = scale * math.sqrt(found * (of - found) / of + z * z / 4)
-    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+    return [100 * max(0.0, middle - half), 100 * min(1.0, middle + half)]
 
 
-def bootstrap(
-    size: int, figure: Callable[[Sequence[int]], float]
-) -> tuple[float, float]:
-    """Return the 90 % interval of a figure of some of `size` items, by their numbers:
-    with both ways' rows at the same numbers, it is paired."""
+def with_interval(size: int, figure: Callable[[Sequence[int]], float]) -> list[float]:
+    """Return a figure of items, given by their numbers, with the ends of its 90 %
+    interval (bootstrap). Where it is made of the rows of two ways, they are paired."""
     chance = random.Random(1)
     drawn = [figure(chance.choices(range(size), k=size)) for _ in range(2000)]
     drawn.sort()
-    return drawn[100], drawn[1899]
+    return [figure(range(size)), drawn[100], drawn[1899]]
 
 
 def figures_of(rows: list[Row]) -> dict[str, Any]:
-    """Return the figures of one way."""
+    """Return the figures of one way: sums, and shares with their intervals."""
     facts: dict[str, Any] = {"items": len(rows)}
     for what in Row._fields:
-        facts[what] = sum(getattr(row, what) for row in rows)
+        facts[what] = round(sum(getattr(row, what) for row in rows), 1)
     for what in ("accepted", "correct"):
         facts[f"{what}_percent"] = share_interval(facts[what], len(rows))
     return facts
 
 
-def comparison(alone: list[Row], together: list[Row]) -> dict[str, Any]:
-    """Return what the committee cost as a multiple of one loop, and how many more of
-    100 records are correct, each with its 90 % interval."""
-    size = len(together)
+def compare(alone: list[Row], together: list[Row]) -> dict[str, Any]:
+    """Return the figures of both ways, of the sentences that both have done."""
+    size = len(together) or len(alone)
+    facts: dict[str, Any] = {"one loop": figures_of(alone[:size])}
+    if not together:
+        return facts | {"verdict": "The committee has done no sentence."}
 
     def times_tokens(drawn: Sequence[int]) -> float:
         return sum(together[n].tokens for n in drawn) / sum(
@@ -185,130 +206,95 @@ def comparison(alone: list[Row], together: list[Row]) -> dict[str, Any]:
         gains = [together[n].correct - alone[n].correct for n in drawn]
         return 100 * sum(gains) / len(gains)
 
-    everything = range(size)
-    facts: dict[str, Any] = {}
-    for name, figure in ("times_tokens", times_tokens), ("more_correct", more_correct):
-        facts[name] = [figure(everything), *bootstrap(size, figure)]
-    wrong = [sum(it.accepted - it.correct for it in rows) for rows in (alone, together)]
-    facts["accepted_and_wrong"] = wrong
-    return facts
+    facts["committee"] = figures_of(together)
+    facts["times_tokens"] = with_interval(size, times_tokens)
+    facts["more_correct"] = with_interval(size, more_correct)
+    return facts | {"verdict": verdict(facts)}
 
 
-def verdict(facts: dict[str, Any], size: int) -> str:
-    """Return in a sentence whether the committee was worth it."""
-    times, low, high = facts["times_tokens"]
-    cost = f"{times:.1f} times the tokens ({low:.1f} to {high:.1f})"
-    more, least, most = facts["more_correct"]
-    gain = f"{more:+.0f} in 100 ({least:+.0f} to {most:+.0f})"
-    before, after = facts["accepted_and_wrong"]
-    wrong = f"Accepted and wrong were {before} of one loop, {after} of the committee."
+def verdict(facts: dict[str, Any]) -> str:
+    """Return in words whether the committee was worth it."""
+    before, after = facts["one loop"], facts["committee"]
+    cost = "{:.1f} times the tokens ({:.1f} to {:.1f})".format(*facts["times_tokens"])
+    gain = "{:+.0f} in 100 ({:+.0f} to {:+.0f})".format(*facts["more_correct"])
+    _, least, most = facts["more_correct"]
     if least > 0:
-        said = f"It found more that is correct, {gain}, for {cost}: worth it where that"
-        return f"{said} is what another correct record is worth to you. {wrong}"
-    if most < 0:
-        return f"Not worth it: fewer are correct, {gain}, for {cost}. {wrong}"
-    said = f"Not worth it, as far as {size} sentences tell: for {cost} the correct ones"
-    return f"{said} differ by {gain}, which is within chance. {wrong}"
+        price = (after["tokens"] - before["tokens"]) / (
+            after["correct"] - before["correct"]
+        )
+        said = f"Worth it where a correct record more is worth {price:,.0f} tokens: it "
+        said += f"took {cost}, and correct were {gain}."
+    elif most < 0:
+        said = f"Not worth it: it took {cost}, and fewer were correct, {gain}."
+    else:
+        said = (
+            f"Not worth it, as far as {after['items']} sentences tell: it took {cost}"
+        )
+        said += f", and that correct were {gain} is within chance."
+    wrong = [it["accepted"] - it["correct"] for it in (before, after)]
+    return f"{said}\nAccepted and wrong: {wrong[0]} of one loop, {wrong[1]} of it."
 
 
 # Running it ---------------------------------------------------------------------------
 
 
-def measure(
-    task: Hook, sentences: list[str], options: argparse.Namespace, rows: list[Row]
-) -> None:
-    """Append what a task makes of each sentence to the rows."""
-    name = task.__name__
-    print(f"{name}:", file=sys.stderr)
-    call = model(temperature=0.7, max_tokens=64, seed=1)
-    tape = options.tape and options.tape / f"{name}.jsonl"
-    # That none of the first sentences is accepted is a result, and no broken batch.
-    given: dict[str, Any] = {"call": call, "tape": tape, "give_up_after": math.inf}
-    try:
-        results = each(task, sentences, workers=1, **given)
-    except (OSError, ValueError) as error:  # of the tape
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
-    for sentence, result in zip(sentences, results, strict=True):
-        if result.error:
-            raise result.error
-        if not any(attempt.reply for attempt in result.attempts):
-            print(f"no reply: {result.why}", file=sys.stderr)
-            raise SystemExit(3)
-        right = bool(result) and correct(sentence, result.value)
-        row = Row(bool(result), right, result.spent.calls, result.spent.tokens)
-        rows.append(row)
-        if not options.json:
-            found = "right" if right else "WRONG" if result else "-"
-            print(f"{found:6}{sentence}\n      {result.why}", flush=True)
-
-
-def report(alone: list[Row], together: list[Row]) -> dict[str, Any]:
-    """Return the figures of both ways, of the sentences that both have done."""
-    size = len(together) or len(alone)
-    rows = {"one loop": alone[:size], "committee": together}
-    facts: dict[str, Any] = {it: figures_of(own) for it, own in rows.items() if own}
-    if together:
-        facts |= comparison(alone[:size], together)
-        facts["verdict"] = verdict(facts, size)
-    return facts
-
-
 def table(facts: dict[str, Any]) -> str:
     """Return the figures as lines of text."""
-    lines = [f"{'':10}items  calls  tokens  accepted, in 100   correct, in 100"]
+    lines = [f"{'':10}items calls tokens seconds accepted in 100    correct in 100"]
     for name in ("one loop", "committee"):
         if own := facts.get(name):
-            line = f"{name:10}{own['items']:5}{own['calls']:7}{own['tokens']:8}"
+            line = f"{name:10}{own['items']:5}{own['calls']:6}{own['tokens']:7}"
+            line += f"{own['seconds']:8.0f}"
             for what in ("accepted", "correct"):
                 low, high = own[f"{what}_percent"]
                 line += f"{own[what]:6} ({low:.0f} to {high:.0f})".ljust(18)
             lines.append(line.rstrip())
-    lines.append(facts.get("verdict", "The committee did no sentence."))
-    return "\n".join(lines)
+    return "\n".join([*lines, facts["verdict"]])
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Return the options; end with status 2 where they cannot be used."""
+def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Return the parser, which reports errors, and what was given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-n", type=int, default=3, help="how many, up to 100 (3)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
-    parser.add_argument(
-        "--tape", metavar="DIR", type=Path, help="record it there, or go on from it"
-    )
+    told = "a folder: record it there, or go on from it"
+    parser.add_argument("--tape", metavar="DIR", type=Path, help=told)
     options = parser.parse_args()
     if not 1 <= options.n <= 100:
         parser.error(f"-n {options.n}: there are 1 to 100 sentences")
-    try:
-        if options.tape:
-            options.tape.mkdir(parents=True, exist_ok=True)
-        model()
-    except (OSError, ValueError) as error:  # of the folder, of OPENAI_BASE_URL, a key
-        parser.error(str(error))
-    return options
+    return parser, options
 
 
 def main() -> int:
     """Measure both, and print the figures."""
-    options = parse_arguments()
+    parser, options = parse_arguments()
     sentences = [sentence for sentence, _ in items()[: options.n]]
-    alone: list[Row] = []
-    together: list[Row] = []
+    rows: dict[str, list[Row]] = {"one_loop": [], "committee": []}
     status = 0
     try:
-        measure(one_loop, sentences, options, alone)
-        measure(committee, sentences, options, together)
-        status = int(not any(row.accepted for row in together))
+        if options.tape:
+            options.tape.mkdir(parents=True, exist_ok=True)
+        call = model(temperature=0.7, max_tokens=64, seed=1)
+        for task in (one_loop, committee):
+            name = task.__name__
+            tape = options.tape and options.tape / f"{name}.jsonl"
+            given: dict[str, Any] = {"call": call, "tape": tape, "workers": 1}
+            # That all sentences end alike is a result here, and no broken batch.
+            results = each(task, sentences, give_up_after=math.inf, **given)
+            print(f"{name}:", file=sys.stderr)
+            read_rows(sentences, results, rows[name], told=not options.json)
+    except (OSError, ValueError) as error:  # of OPENAI_BASE_URL, a key or the tapes
+        parser.error(str(error))
     except KeyboardInterrupt:
         status = 130
     except SystemExit as error:
         status = int(str(error.code))
-    if alone:
-        facts = report(alone, together)
+    if rows["one_loop"]:
+        facts = compare(*rows.values())
         print(json.dumps(facts) if options.json else table(facts))
-    return status
+    return status or int(not any(row.accepted for row in rows["committee"]))
 
 
 if __name__ == "__main__":
@@ -317,7 +303,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         status = 130
     except SystemExit as error:
-        status = error.code
+        status = int(error.code or 0)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # a thread may be in a call: end without waiting for the model
