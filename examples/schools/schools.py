@@ -74,6 +74,7 @@ from loop import (
     whole_lines,
 )
 
+Events = list[dict[str, Any]]  # of a tape, see emit in loop.py
 SENTENCES = [sentence for sentence, _ in items()]
 MANNERS = ("", "Read with care. ", "First find the name. ")
 HOW_OLD = "How old is {name}? Answer with the number alone.\n\nSentence: {sentence}"
@@ -281,54 +282,54 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def resumed(tapes: Path, calls: int) -> str:
-    """Return what stopping and starting again has cost the durable school."""
-    events = map(
-        event_in, (line for _, line in whole_lines(str(tape_of("durable", tapes))))
-    )
-    sent = sum(event["event"] == "sent" for event in events if event)
-    again = sent - calls
-    ending = "nothing was asked twice" if not again else f"{again} were asked twice"
-    return f"durable: stopped at half, and started again: {sent} requests, {ending}"
+def passes_on(tape: Path) -> dict[str, list[Events]]:
+    """Return what is on a tape about each sentence: the events of each time that it was
+    begun."""
+    passes: dict[str, list[Events]] = {}
+    names: dict[str, str] = {}  # of items
+    for _, line in whole_lines(str(tape)):
+        event = event_in(line)
+        if event and event["event"] == "item":
+            names[event["run"]] = event["item"]
+            passes.setdefault(event["item"], []).append([])
+        elif event and event["run"].partition("/")[0] in names:
+            passes[names[event["run"].partition("/")[0]]][-1].append(event)
+    return passes
+
+
+def resumed(sentences: list[str], tapes: Path, calls: int) -> str:
+    """Return what it has cost to stop the durable school and to start it again."""
+    passes = passes_on(tape_of("durable", tapes))
+    events = [event for it in sentences for own in passes[it] for event in own]
+    sent = sum(event["event"] == "sent" for event in events)
+    twice = f"{sent - calls} asked twice" if sent > calls else "nothing asked twice"
+    return f"durable: stopped at half and started again: {sent} requests, {twice}"
 
 
 # The picture --------------------------------------------------------------------------
 
 STEP, LANE, LEFT, WIDTH = 12, 34, 150, 1100
-MOST = (WIDTH - LEFT) // STEP - 4  # marks of an item
+MOST = (WIDTH - LEFT) // STEP - 4  # marks of a run
+BOLD = 'font-weight="bold"'
+ABOUT = (
+    "1, 2, 3: the sentences, the same for all. A box is a run, green where it ended "
+    "accepted. What stands lower in it is what a judge or a fix-up asks."
+)
+SQUARE = '<path d="M-4.5-4.5H4.5V4.5H-4.5Z" fill="{}"/><path d="{}" {}/>'
+DIAMOND = '<path d="M0-5 5 0 0 5-5 0Z" fill="{}" stroke="{}"/>'
+WHITE = 'stroke="#fff" stroke-width="1.5" fill="none"'
 # What is drawn for each event, about the point 0, 0.
 MARKS = {
     "call": ('<path d="M-4-4.5 4.5 0-4 4.5Z" fill="#2563eb"/>', "call"),
     "reply": ('<circle r="4" fill="#64748b"/>', "reply"),
-    "reused": (
-        '<circle r="3.5" fill="#fff" stroke="#64748b" stroke-width="1.5"/>',
-        "reply from the tape",
-    ),
-    "fault": (
-        '<path d="M-4-4 4 4M-4 4 4-4" stroke="#b91c1c" stroke-width="2"/>',
-        "call failed",
-    ),
-    "rejected": (
-        '<rect x="-4.5" y="-4.5" width="9" height="9" fill="#dc2626"/>'
-        '<path d="M-2.5-2.5 2.5 2.5M-2.5 2.5 2.5-2.5" stroke="#fff" stroke-width="1.5"/>',
-        "inspected: rejected",
-    ),
-    "accepted": (
-        '<rect x="-4.5" y="-4.5" width="9" height="9" fill="#16a34a"/>'
-        '<path d="M-3 0-1 2.2 3-2.4" stroke="#fff" stroke-width="1.5" fill="none"/>',
-        "inspected: good",
-    ),
-    "Use": (
-        '<path d="M0-5 5 0 0 5-5 0Z" fill="#fff" stroke="#d97706" stroke-width="1.5"/>',
-        "decided: repair it",
-    ),
-    "Ask": ('<path d="M0-5 5 0 0 5-5 0Z" fill="#f59e0b"/>', "decided: ask again"),
-    "Stop": ('<path d="M0-5 5 0 0 5-5 0Z" fill="#111827"/>', "decided: stop"),
-    "tool": (
-        '<rect x="-5" y="-5" width="10" height="10" rx="3" fill="#7c3aed"/>'
-        '<path d="M-3-2.5H3M0-2.5V3" stroke="#fff" stroke-width="1.5"/>',
-        "a tool runs",
-    ),
+    "reused": ('<circle r="4" fill="#fff" stroke="#64748b"/>', "reply from the tape"),
+    "fault": ('<path d="M-4-4 4 4M-4 4 4-4" stroke="#b91c1c"/>', "call failed"),
+    "rejected": (SQUARE.format("#dc2626", "M-2-2 2 2M-2 2 2-2", WHITE), "bad"),
+    "accepted": (SQUARE.format("#16a34a", "M-3 0-1 2 3-2", WHITE), "good"),
+    "Use": (DIAMOND.format("#fff", "#d97706"), "repair it"),
+    "Ask": (DIAMOND.format("#f59e0b", "#d97706"), "ask again"),
+    "Stop": (DIAMOND.format("#111827", "#111827"), "stop"),
+    "tool": (SQUARE.format("#7c3aed", "M-3-2H3M0-2V3", WHITE), "a tool runs"),
 }
 
 
@@ -337,25 +338,13 @@ def mark_of(event: dict[str, Any]) -> str:
     kind = event["event"]
     if event["hook"] == "use_tools":  # permission and run are one mark
         return "tool" if kind == "sent" and event["settings"]["step"] == "run" else ""
+    if kind == "inspect" and event["complaint"].startswith("the model asks for tool"):
+        return ""  # no judge sees that
     if kind == "inspect":
         return "rejected" if event["complaint"] else "accepted"
     if kind == "decide":
         return str(event["move"])
     return {"sent": "call"}.get(kind, kind if kind in MARKS else "")
-
-
-def passes_of(tape: Path, sentence: str) -> list[list[dict[str, Any]]]:
-    """Return the events of an item on a tape, for each time that it was begun."""
-    passes: list[list[dict[str, Any]]] = []
-    name = ""
-    for _, line in whole_lines(str(tape)):
-        event = event_in(line)
-        if event and event["event"] == "item" and event["item"] == sentence:
-            passes.append([])
-            name = event["run"]
-        elif event and name and event["run"].startswith(f"{name}/"):
-            passes[-1].append(event)
-    return passes
 
 
 @dataclass
@@ -371,24 +360,23 @@ class Flow:
         if self.x + width > WIDTH - 8 and self.x > LEFT:
             self.x, self.y = LEFT, self.y + LANE
 
-    def add_run(self, title: str, name: str, events: list[dict[str, Any]]) -> None:
+    def add_run(self, title: str, name: str, events: Events) -> None:
         """Draw a run: a box, and in it a mark for each event, those of hooks lower."""
         marks = [(mark_of(it), bool(it["hook"])) for it in events]
         marks = [it for it in marks if it[0]][:MOST]
         width = max(len(marks) * STEP + 4, len(name) * 5 + 6)
         self.make_room(width + 6 * len(title))
         if title:
-            self.parts.append(
-                text(self.x, self.y + 13, title, 11, 'font-weight="bold"')
-            )
-            self.x += 6 * len(title) + 6
+            self.parts.append(text(self.x, self.y + 13, title, 11, BOLD))
+            self.x += 6 * len(title) + 8
         ended = [it for it in events if it["event"] == "end" and not it["hook"]]
         colour = "#16a34a" if ended and ended[-1]["accepted"] else "#dc2626"
         box = f'x="{self.x}" y="{self.y}" width="{width}" height="{LANE - 12}" rx="4"'
         self.parts.append(f'<rect {box} fill="#f8fafc" stroke="{colour}"/>')
         self.parts.append(text(self.x + 3, self.y - 2, name, 8))
+        upper, lower = (7, 16) if any(of_hook for _, of_hook in marks) else (11, 11)
         for number, (mark, of_hook) in enumerate(marks):
-            x, y = self.x + 8 + number * STEP, self.y + (16 if of_hook else 7)
+            x, y = self.x + 8 + number * STEP, self.y + (lower if of_hook else upper)
             self.parts.append(f'<use href="#{mark}" x="{x}" y="{y}"/>')
         self.x += width + 6
 
@@ -399,9 +387,9 @@ def text(x: float, y: float, content: str, size: int, more: str = "") -> str:
     return f'<text x="{x:g}" y="{y:g}" font-size="{size}" {more}>{shown}</text>'
 
 
-def runs_of(events: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def runs_of(events: Events) -> dict[str, Events]:
     """Return the events of each run of an item, by the name that the run was given."""
-    runs: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, Events] = {}
     for event in events:
         name = event["run"].partition("/")[2]
         runs.setdefault("" if re.match("[0-9a-f]{16}", name) else name, []).append(
@@ -412,29 +400,23 @@ def runs_of(events: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def picture(sentences: list[str], tapes: Path) -> str:
     """Return what each school did with some sentences, as SVG."""
-    parts: list[str] = [
-        text(16, 28, "Four schools, one loop", 18, 'font-weight="bold"')
-    ]
-    flow = Flow(parts, LEFT, 42)
-    for mark, (_, meaning) in MARKS.items():  # the legend
-        flow.make_room(150)
-        parts.append(f'<use href="#{mark}" x="{flow.x}" y="{flow.y}"/>')
-        parts.append(text(flow.x + 9, flow.y + 4, meaning, 11))
-        flow.x += 155
-    about = (
-        "A box is a run: green where it ended accepted, red where it gave up. Lower: "
-    )
-    about += "a question of a hook. 1, 2, 3: the sentences, the same for all."
-    parts.append(text(LEFT, flow.y + 28, about, 11))
-    top = flow.y + 42
+    parts: list[str] = [text(16, 28, "Four schools, one loop", 18, BOLD)]
+    for number, (mark, (_, meaning)) in enumerate(MARKS.items()):  # the legend
+        x, y = LEFT + 5 + 130 * (number % 7), 50 + 20 * (number // 7)
+        parts.append(f'<use href="#{mark}" x="{x}" y="{y}"/>')
+        parts.append(text(x + 9, y + 4, meaning, 11))
+    parts.append(text(LEFT, 98, ABOUT, 11))
+    top = 112.0
     for school in SCHOOLS:
         flow = Flow(parts, LEFT, top + 14)
+        passes = passes_on(tape_of(school, tapes))
         parts.append(f'<path d="M16 {top}H{WIDTH - 16}" stroke="#cbd5e1"/>')
-        parts.append(text(16, top + 27, school, 13, 'font-weight="bold"'))
+        parts.append(text(16, top + 22, school, 13, BOLD))
+        size = f"{lines_of_code(SCHOOLS[school])} lines of code"
+        parts.append(text(16, top + 36, size, 10))
         for number, sentence in enumerate(sentences, 1):
-            passes = passes_of(tape_of(school, tapes), sentence)
             wanted = 2 if school == "durable" else 1  # the second is from the tape
-            for again, events in enumerate(passes[:wanted]):
+            for again, events in enumerate(passes[sentence][:wanted]):
                 title = "again" if again else f"{number}"
                 for name, own in runs_of(events).items():
                     flow.add_run(title, name, own)
@@ -442,10 +424,10 @@ def picture(sentences: list[str], tapes: Path) -> str:
             flow.x += 12
         top = flow.y + LANE - 4
     shapes = "".join(f'<g id="{it}">{shape}</g>' for it, (shape, _) in MARKS.items())
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top:g}" '
-    head += 'font-family="sans-serif" fill="#0f172a">'
-    body = "\n".join(parts)
-    return f'{head}\n<rect width="100%" height="100%" fill="#fff"/><defs>{shapes}</defs>\n{body}\n</svg>\n'
+    box = f'viewBox="0 0 {WIDTH} {top:g}" font-family="sans-serif" fill="#0f172a"'
+    head = [f'<svg xmlns="http://www.w3.org/2000/svg" {box}>']
+    head.append('<rect width="100%" height="100%" fill="#fff"/>')
+    return "\n".join([*head, f"<defs>{shapes}</defs>", *parts, "</svg>", ""])
 
 
 # Running it ---------------------------------------------------------------------------
@@ -493,7 +475,7 @@ def main() -> int:
     elif found:
         print(table(found))
         if len(rows["durable"]) == options.n:
-            print(resumed(options.tapes, found["durable"]["calls"]))
+            print(resumed(sentences, options.tapes, found["durable"]["calls"]))
     return status or int(not any(row.accepted for own in rows.values() for row in own))
 
 
