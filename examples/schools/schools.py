@@ -256,9 +256,8 @@ def figures(rows: dict[str, list[Row]]) -> dict[str, dict[str, Any]]:
         size = min(len(own), len(bare))
 
         def share(drawn: Sequence[int], own: list[Row] = own) -> float:
-            mine, its = ([rows[n] for n in drawn] for rows in (own, bare))
-            cost = tokens_per_correct(its)
-            return tokens_per_correct(mine) / cost if cost < math.inf else 0.0
+            costs = [tokens_per_correct([it[n] for n in drawn]) for it in (own, bare)]
+            return 1.0 if costs[0] == costs[1] else costs[0] / costs[1]
 
         if size and own is not bare:
             facts["of_bare_loop"] = with_interval(size, share)
@@ -324,12 +323,12 @@ MARKS = {
     "reply": ('<circle r="4" fill="#64748b"/>', "reply"),
     "reused": ('<circle r="4" fill="#fff" stroke="#64748b"/>', "reply from the tape"),
     "fault": ('<path d="M-4-4 4 4M-4 4 4-4" stroke="#b91c1c"/>', "call failed"),
-    "rejected": (SQUARE.format("#dc2626", "M-2-2 2 2M-2 2 2-2", WHITE), "bad"),
-    "accepted": (SQUARE.format("#16a34a", "M-3 0-1 2 3-2", WHITE), "good"),
-    "Use": (DIAMOND.format("#fff", "#d97706"), "repair it"),
-    "Ask": (DIAMOND.format("#f59e0b", "#d97706"), "ask again"),
-    "Stop": (DIAMOND.format("#111827", "#111827"), "stop"),
     "tool": (SQUARE.format("#7c3aed", "M-3-2H3M0-2V3", WHITE), "a tool runs"),
+    "rejected": (SQUARE.format("#dc2626", "M-2-2 2 2M-2 2 2-2", WHITE), "inspect: bad"),
+    "accepted": (SQUARE.format("#16a34a", "M-3 0-1 2 3-2", WHITE), "inspect: good"),
+    "Use": (DIAMOND.format("#fff", "#d97706"), "decide: repair it"),
+    "Ask": (DIAMOND.format("#f59e0b", "#d97706"), "decide: ask again"),
+    "Stop": (DIAMOND.format("#111827", "#111827"), "decide: stop"),
 }
 
 
@@ -363,11 +362,14 @@ class Flow:
     def add_run(self, title: str, name: str, events: Events) -> None:
         """Draw a run: a box, and in it a mark for each event, those of hooks lower."""
         marks = [(mark_of(it), bool(it["hook"])) for it in events]
-        marks = [it for it in marks if it[0]][:MOST]
+        marks = [it for it in marks if it[0]]
+        if len(marks) > MOST:
+            name += f" (and {len(marks) - MOST} more)"
+            marks = marks[:MOST]
         width = max(len(marks) * STEP + 4, len(name) * 5 + 6)
         self.make_room(width + 6 * len(title))
         if title:
-            self.parts.append(text(self.x, self.y + 13, title, 11, BOLD))
+            self.parts.append(text(self.x, self.y + 15, title, 11, BOLD))
             self.x += 6 * len(title) + 8
         ended = [it for it in events if it["event"] == "end" and not it["hook"]]
         colour = "#16a34a" if ended and ended[-1]["accepted"] else "#dc2626"
@@ -392,9 +394,8 @@ def runs_of(events: Events) -> dict[str, Events]:
     runs: dict[str, Events] = {}
     for event in events:
         name = event["run"].partition("/")[2]
-        runs.setdefault("" if re.match("[0-9a-f]{16}", name) else name, []).append(
-            event
-        )
+        name = "" if re.match("[0-9a-f]{16}", name) else name  # it was given none
+        runs.setdefault(name, []).append(event)
     return runs
 
 
@@ -402,21 +403,22 @@ def picture(sentences: list[str], tapes: Path) -> str:
     """Return what each school did with some sentences, as SVG."""
     parts: list[str] = [text(16, 28, "Four schools, one loop", 18, BOLD)]
     for number, (mark, (_, meaning)) in enumerate(MARKS.items()):  # the legend
-        x, y = LEFT + 5 + 130 * (number % 7), 50 + 20 * (number // 7)
+        x, y = LEFT + 5 + 160 * (number % 5), 50 + 20 * (number // 5)
         parts.append(f'<use href="#{mark}" x="{x}" y="{y}"/>')
         parts.append(text(x + 9, y + 4, meaning, 11))
     parts.append(text(LEFT, 98, ABOUT, 11))
     top = 112.0
-    for school in SCHOOLS:
+    for school, functions in SCHOOLS.items():
         flow = Flow(parts, LEFT, top + 14)
         passes = passes_on(tape_of(school, tapes))
         parts.append(f'<path d="M16 {top}H{WIDTH - 16}" stroke="#cbd5e1"/>')
         parts.append(text(16, top + 22, school, 13, BOLD))
-        size = f"{lines_of_code(SCHOOLS[school])} lines of code"
+        size = f"{lines_of_code(functions)} lines of code"
         parts.append(text(16, top + 36, size, 10))
         for number, sentence in enumerate(sentences, 1):
             wanted = 2 if school == "durable" else 1  # the second is from the tape
-            for again, events in enumerate(passes[sentence][:wanted]):
+            ended = [it for it in passes[sentence] if it and it[-1]["event"] == "end"]
+            for again, events in enumerate(ended[:wanted]):
                 title = "again" if again else f"{number}"
                 for name, own in runs_of(events).items():
                     flow.add_run(title, name, own)
