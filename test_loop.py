@@ -6795,7 +6795,12 @@ def maria(number):
 
 
 COMMITTEES = {  # author, critic, the exit status, and what it ends in
-    "all are of one mind": (lambda _: MARIA, lambda _: "19", 0, "accepted: 5 of 5 agree"),
+    "all are of one mind": (
+        lambda _: MARIA,
+        lambda _: "19",
+        0,
+        "accepted: 5 of 5 agree",
+    ),
     "the first votes are won by the expert": (
         lambda n: "Who?" if n in (2, 3, 4) else MARIA,
         lambda _: "She is 19.",
@@ -6831,7 +6836,7 @@ def test_committee_ends_inside_its_limits_and_says_why(
 ):
     author_and_critic(served, author, critic)
     command = "schools/committee.py -n 1 --tape tapes"
-    ended, stdout, stderr = example(command, served.url, tmp_path)
+    ended, stdout, _ = example(command, served.url, tmp_path)
     assert ended == status and re.search(f"Lopez.*\n +{why}", stdout), stdout
     calls = re.findall(r"(?m)^(?:one loop|committee) +1 +(\d+)", stdout)
     assert len(served.seen) == sum(map(int, calls)) <= 121 + 1
@@ -6858,14 +6863,14 @@ def test_schools_are_counted_drawn_and_paid_for_once(served, tmp_path):
         served, lambda n: "Who?" if n == 1 else MARIA, looks_up=True
     )
     # The second sentence is about someone else: no record of Maria is accepted.
-    command = "schools/schools.py tapes -n 2 --svg tapes/schools.svg"
-    status, stdout, _ = example(command, served.url, tmp_path)
+    command = "schools/schools.py tapes -n 2 --svg schools.svg"
+    status, stdout, stderr = example(command, served.url, tmp_path)
     rows = dict(re.findall(r"(?m)^(\w+(?: \w+)?) +\d+ +2 +(\d+)", stdout))
     assert status == 0 and len(rows) == 7, stdout
     assert sum(map(int, rows.values())) == len(served.seen) > asked["author"]
     assert re.search(r"(?m)^one call .* 0 \(", stdout)
-    assert re.search(r"(?m)^durable: .* nothing asked twice$", stdout)
-    picture = ElementTree.parse(tmp_path / "tapes" / "schools.svg")
+    assert re.search(r"(?m)^durable: .* nothing asked twice$", stderr)
+    picture = ElementTree.parse(tmp_path / "schools.svg")
     texts = [it.text for it in picture.iter("{http://www.w3.org/2000/svg}text")]
     assert {*rows, "again", "extract 1", "check 1", "vote/3"} <= {*texts}
     used = Counter(
@@ -6907,6 +6912,7 @@ ENDINGS_OF_EXAMPLES = [
     (3, "schools/committee.py -n 1", DEAD, "check base_url"),
     (2, "schools/schools.py tapes -n 1", DEAD, "there are 2 to 100"),
     (2, "schools/schools.py tapes", NO_URL, "give base_url"),
+    (2, "schools/schools.py tapes --svg no/a.svg", DEAD, "there is no folder no"),
     (3, "schools/schools.py tapes -n 2", DEAD, "check base_url"),
 ]
 
@@ -6940,7 +6946,11 @@ INTERRUPTED = {  # when, the exit status, and what is still shown
     "local_model.py": ("serving until Ctrl-C", 0, ""),
     "extract.py": ("Sofia Rossi", 130, r"([012]) sentences: accepted \1"),
     "bench/economy.py tapes --only again --json": ("again, person", 130, "{}"),
-    "schools/committee.py": ("Tomas Petrov", 130, r"loop +2 (.|\n)*has done no sentence"),
+    "schools/committee.py": (
+        "Tomas Petrov",
+        130,
+        r"loop +2 (.|\n)*has done no sentence",
+    ),
     "schools/schools.py tapes -n 2": ("with examples:", 130, r"\none call +2 +2 "),
 }
 

@@ -46,7 +46,7 @@ sys.path[:0] = [str(EXAMPLES.parent), str(EXAMPLES)]  # where loop.py and parts 
 
 from extract import PROMPT, correct, items, judge
 from local_model import model
-from parts.batch import BoundRun, each
+from parts.batch import BoundRun, Results, each
 from parts.judges import agree
 
 from loop import (
@@ -215,24 +215,25 @@ def compare(alone: list[Row], together: list[Row]) -> dict[str, Any]:
 def verdict(facts: dict[str, Any]) -> str:
     """Return in words whether the committee was worth it."""
     before, after = facts["one loop"], facts["committee"]
-    cost = "{:.1f} times the tokens ({:.1f} to {:.1f})".format(*facts["times_tokens"])
+    cost = "for {:.1f} times the tokens ({:.1f} to {:.1f})".format(
+        *facts["times_tokens"]
+    )
     gain = "{:+.0f} in 100 ({:+.0f} to {:+.0f})".format(*facts["more_correct"])
     _, least, most = facts["more_correct"]
+    said = f"Not worth it: the correct ones are fewer, {gain}, {cost}."
     if least > 0:
-        price = (after["tokens"] - before["tokens"]) / (
-            after["correct"] - before["correct"]
-        )
-        said = f"Worth it where a correct record more is worth {price:,.0f} tokens: it "
-        said += f"took {cost}, and correct were {gain}."
-    elif most < 0:
-        said = f"Not worth it: it took {cost}, and fewer were correct, {gain}."
-    else:
+        more = {it: after[it] - before[it] for it in ("tokens", "correct")}
+        price = f"{more['tokens'] / more['correct']:,.0f} tokens"
+        said = f"Worth it, if a correct one more is worth {price}: {gain}, {cost}."
+    elif most >= 0:
+        size = f"as far as {after['items']} sentences tell"
         said = (
-            f"Not worth it, as far as {after['items']} sentences tell: it took {cost}"
+            f"Not worth it, {size}: the correct ones changed by {gain}, which may be "
         )
-        said += f", and that correct were {gain} is within chance."
+        said += f"chance, {cost}."
     wrong = [it["accepted"] - it["correct"] for it in (before, after)]
-    return f"{said}\nAccepted and wrong: {wrong[0]} of one loop, {wrong[1]} of it."
+    said += f"\nAccepted and wrong: {wrong[0]} by one loop, "
+    return f"{said}{wrong[1]} by the committee."
 
 
 # Running it ---------------------------------------------------------------------------
@@ -267,6 +268,20 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     return parser, options
 
 
+def start(sentences: list[str], folder: Path | None) -> dict[str, Results[Any]]:
+    """Return the results of both ways, which come once they are asked for."""
+    call = model(temperature=0.7, max_tokens=64, seed=1)
+    batches: dict[str, Results[Any]] = {}
+    for task in (one_loop, committee):
+        options: dict[str, Any] = {"call": call, "workers": 1}
+        options["give_up_after"] = math.inf  # that all end alike is a result here
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            options["tape"] = folder / f"{task.__name__}.jsonl"
+        batches[task.__name__] = each(task, sentences, **options)
+    return batches
+
+
 def main() -> int:
     """Measure both, and print the figures."""
     parser, options = parse_arguments()
@@ -274,19 +289,13 @@ def main() -> int:
     rows: dict[str, list[Row]] = {"one_loop": [], "committee": []}
     status = 0
     try:
-        if options.tape:
-            options.tape.mkdir(parents=True, exist_ok=True)
-        call = model(temperature=0.7, max_tokens=64, seed=1)
-        for task in (one_loop, committee):
-            name = task.__name__
-            tape = options.tape and options.tape / f"{name}.jsonl"
-            given: dict[str, Any] = {"call": call, "tape": tape, "workers": 1}
-            # That all sentences end alike is a result here, and no broken batch.
-            results = each(task, sentences, give_up_after=math.inf, **given)
-            print(f"{name}:", file=sys.stderr)
-            read_rows(sentences, results, rows[name], told=not options.json)
+        batches = start(sentences, options.tape)
     except (OSError, ValueError) as error:  # of OPENAI_BASE_URL, a key or the tapes
         parser.error(str(error))
+    try:
+        for name, results in batches.items():
+            print(f"{name}:", file=sys.stderr)
+            read_rows(sentences, results, rows[name], told=not options.json)
     except KeyboardInterrupt:
         status = 130
     except SystemExit as error:

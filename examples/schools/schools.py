@@ -68,6 +68,7 @@ from loop import (
     Question,
     Reject,
     Result,
+    Tape,
     all_of,
     event_in,
     visible,
@@ -210,7 +211,7 @@ def results_of(school: str, sentences: list[str], tapes: Path) -> Iterator[Resul
     call: Hook = model(temperature=0.7, max_tokens=64, seed=1)
     if task is agent:
         call = tools_in_text(call)  # this model has no tool calls
-    options = {"call": call, "tape": tape_of(school, tapes), "workers": 1}
+    options = {"call": call, "tape": Tape(tape_of(school, tapes)), "workers": 1}
     options["give_up_after"] = math.inf  # that all end alike is a result here
     if task is durable:
         return durable(sentences, **options)
@@ -447,6 +448,8 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     options = parser.parse_args()
     if not 2 <= options.n <= 100:
         parser.error(f"-n {options.n}: there are 2 to 100 sentences")
+    if options.svg and not options.svg.parent.is_dir():
+        parser.error(f"--svg {options.svg}: there is no folder {options.svg.parent}")
     return parser, options
 
 
@@ -458,15 +461,13 @@ def main() -> int:
     status = 0
     try:
         options.tapes.mkdir(parents=True, exist_ok=True)
-        for school, own in rows.items():
-            print(f"{school}:", file=sys.stderr)
-            results = results_of(school, sentences, options.tapes)
-            read_rows(sentences, results, own, told=False)
-        if options.svg:
-            svg = picture(sentences[:3], options.tapes)
-            options.svg.write_text(svg, encoding="utf-8")
-    except (OSError, ValueError) as error:  # of OPENAI_BASE_URL, a key, a tape, --svg
+        batches = {it: results_of(it, sentences, options.tapes) for it in SCHOOLS}
+    except (OSError, ValueError) as error:  # of OPENAI_BASE_URL, a key or a tape
         parser.error(str(error))
+    try:
+        for school, results in batches.items():
+            print(f"{school}:", file=sys.stderr)
+            read_rows(sentences, results, rows[school], told=False)
     except KeyboardInterrupt:
         status = 130
     except SystemExit as error:
@@ -476,8 +477,12 @@ def main() -> int:
         print(json.dumps(json.loads(json.dumps(found), parse_constant=lambda _: None)))
     elif found:
         print(table(found))
-        if len(rows["durable"]) == options.n:
-            print(resumed(sentences, options.tapes, found["durable"]["calls"]))
+    if status == 0:  # all have done all
+        calls = found["durable"]["calls"]
+        print(resumed(sentences, options.tapes, calls), file=sys.stderr)
+        if options.svg:
+            svg = picture(sentences[:3], options.tapes)
+            options.svg.write_text(svg, encoding="utf-8")
     return status or int(not any(row.accepted for own in rows.values() for row in own))
 
 
