@@ -25,9 +25,9 @@ expert, or stops the run. The vote is `agree`: of five such runs three have to a
 One loop with the default fix-ups gets the same sentences (see extract.py). You see what
 each of the votes came to, what both ways cost, how many records were accepted and how
 many of these are correct, with 90 % intervals, and whether the committee was worth it.
-The sentence that says so is made from the figures. Exit status: 0; 1 if the committee
-accepted nothing; 2 for a wrong argument; 3 if no reply came; 130 after Ctrl-C, with the
-figures of what is done.
+The sentence that says so is made from the figures; few sentences tell little.
+Exit status: 0; 1 if the committee accepted nothing; 2 for a wrong argument; 3 if no
+reply came; 130 after Ctrl-C, with the figures of what is done.
 """
 
 import argparse
@@ -198,42 +198,41 @@ def compare(alone: list[Row], together: list[Row]) -> dict[str, Any]:
         return facts | {"verdict": "The committee has done no sentence."}
 
     def times_tokens(drawn: Sequence[int]) -> float:
-        return sum(together[n].tokens for n in drawn) / sum(
-            alone[n].tokens for n in drawn
-        )
-
-    def more_correct(drawn: Sequence[int]) -> float:
-        gains = [together[n].correct - alone[n].correct for n in drawn]
-        return 100 * sum(gains) / len(gains)
+        costs = [sum(rows[n].tokens for n in drawn) for rows in (together, alone)]
+        return costs[0] / costs[1]
 
     facts["committee"] = figures_of(together)
     facts["times_tokens"] = with_interval(size, times_tokens)
-    facts["more_correct"] = with_interval(size, more_correct)
+    pairs = [(alone[n].correct, together[n].correct) for n in range(size)]
+    facts["became_right"] = won = pairs.count((False, True))
+    facts["became_wrong"] = lost = pairs.count((True, False))
+    # McNemar's exact test: how probable is such a difference by chance alone?
+    ways = sum(math.comb(won + lost, it) for it in range(min(won, lost) + 1))
+    facts["p"] = min(1.0, 2.0 * ways / 2 ** (won + lost))
     return facts | {"verdict": verdict(facts)}
 
 
 def verdict(facts: dict[str, Any]) -> str:
     """Return in words whether the committee was worth it."""
     before, after = facts["one loop"], facts["committee"]
-    cost = "for {:.1f} times the tokens ({:.1f} to {:.1f})".format(
-        *facts["times_tokens"]
-    )
-    gain = "{:+.0f} in 100 ({:+.0f} to {:+.0f})".format(*facts["more_correct"])
-    _, least, most = facts["more_correct"]
-    said = f"Not worth it: the correct ones are fewer, {gain}, {cost}."
-    if least > 0:
-        more = {it: after[it] - before[it] for it in ("tokens", "correct")}
-        price = f"{more['tokens'] / more['correct']:,.0f} tokens"
-        said = f"Worth it, if a correct one more is worth {price}: {gain}, {cost}."
-    elif most >= 0:
+    low_high = "{:.1f} times the tokens ({:.1f} to {:.1f})"
+    cost = low_high.format(*facts["times_tokens"])
+    change = f"{facts['became_right']} became right and {facts['became_wrong']} wrong"
+    more = {it: after[it] - before[it] for it in ("tokens", "correct")}
+    if facts["p"] >= 0.1:
         size = f"as far as {after['items']} sentences tell"
+        change += f", which may be chance (p = {facts['p']:.2f})"
+        said = f"Not worth it, {size}: {change}, for {cost}."
+    elif more["correct"] < 0:
+        said = f"Not worth it: {change}, for {cost}."
+    else:
+        price = f"{more['tokens'] / more['correct']:,.0f} tokens"
         said = (
-            f"Not worth it, {size}: the correct ones changed by {gain}, which may be "
+            f"Worth it, if a correct one more is worth {price}: {change}, for {cost}."
         )
-        said += f"chance, {cost}."
     wrong = [it["accepted"] - it["correct"] for it in (before, after)]
-    said += f"\nAccepted and wrong: {wrong[0]} by one loop, "
-    return f"{said}{wrong[1]} by the committee."
+    both = f"{wrong[0]} by one loop, {wrong[1]} by the committee"
+    return f"{said}\nAccepted and wrong: {both}."
 
 
 # Running it ---------------------------------------------------------------------------
