@@ -357,7 +357,7 @@ class Flow:
 
     def make_room(self, width: float) -> None:
         """Go to the next line, where this one has less room."""
-        if self.x + width > WIDTH - 8 and self.x > LEFT:
+        if self.x + width > WIDTH - 16 and self.x > LEFT:
             self.x, self.y = LEFT, self.y + LANE
 
     def add_run(self, title: str, name: str, events: Events) -> None:
