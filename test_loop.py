@@ -6180,6 +6180,121 @@ def test_example_shows(served, command, replies, shown):
     assert re.search(shown, stdout + stderr, re.DOTALL)
 
 
+# schools/committee.py, schools/schools.py
+
+
+def author_and_critic(served, author, critic=lambda _: "19", looks_up=False):
+    """Have the endpoint answer as the author of a record, or as the critic, each a
+    function of the number of its request; where asked, as an agent who looks it up."""
+    asked = Counter()
+
+    def answer(request):
+        last = request["messages"][-1]["content"]
+        if looks_up and "in sentence" in last:
+            number = int(re.search(r"in sentence (\d+)", last)[1])
+            asking = {"tool": "look_up", "arguments": {"number": number}}
+            return served.answer(json.dumps(asking))
+        role, reply = ("critic", critic) if "How old" in last else ("author", author)
+        asked[role] += 1
+        return served.answer(reply(asked[role]))
+
+    served.otherwise = answer
+    return asked
+
+
+def maria(number):
+    """A record that is right, and another text each time."""
+    return MARIA[:-1] + f', "number": {number}}}'
+
+
+COMMITTEES = {  # author, critic, the exit status, and what it ends in
+    "all are of one mind": (
+        lambda _: MARIA,
+        lambda _: "19",
+        0,
+        "accepted: 5 of 5 agree",
+    ),
+    "the first votes are won by the expert": (
+        lambda n: "Who?" if n in (2, 3, 4) else MARIA,
+        lambda _: "She is 19.",
+        0,
+        "accepted: 5 of 5 agree",
+    ),
+    "the critic never accepts": (
+        maria,
+        lambda _: "99",
+        1,
+        "none of 5 runs was accepted: the supervisor ends it: .*age: 19 is doubted",
+    ),
+    "the critic says nothing that can be read": (
+        maria,
+        lambda n: f"Well, {'no' * n}",
+        1,
+        "none of 5 runs was accepted: .* got no answer: .*expected a number",
+    ),
+    "the vote never agrees": (
+        lambda n: json.dumps({"name": "Maria Lopez", "age": 30 + n}),
+        lambda n: str(31 + n),  # as the one loop has the first record
+        1,
+        "no agreement: 1 of 5 agree, 60% must",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("author", "critic", "status", "why"), COMMITTEES.values(), ids=COMMITTEES
+)
+def test_committee_ends_inside_its_limits_and_says_why(
+    served, tmp_path, author, critic, status, why
+):
+    author_and_critic(served, author, critic)
+    command = "schools/committee.py -n 1 --tape tapes"
+    ended, stdout, _ = example(command, served.url, tmp_path)
+    assert ended == status and re.search(f"Lopez.*\n +{why}", stdout), stdout
+    calls = re.findall(r"(?m)^(?:one loop|committee) +1 +(\d+)", stdout)
+    assert len(served.seen) == sum(map(int, calls)) <= 121 + 1
+    if status:
+        assert "Not worth it" in stdout
+    again = example(command, served.url, tmp_path)[1]
+    assert again == stdout and len(served.seen) == sum(map(int, calls))
+
+
+def test_supervisor_asks_otherwise_and_then_brings_in_the_expert(served):
+    author_and_critic(served, lambda n: "Who?" if n in (2, 3, 4) else MARIA)
+    status, stdout, _ = example("schools/committee.py -n 1 --json", served.url)
+    sizes = [len(asked["messages"]) for _, _, asked in served.seen]
+    assert sizes[:6] == [1, 1, 1, 1, 5, 1]  # the fourth request of the author
+    last = [asked["messages"][-1]["content"] for _, _, asked in served.seen]
+    assert last[1] == last[2] != last[3] and "Note: " in last[3]
+    figures = json.loads(stdout)
+    assert status == 0 and figures["committee"]["correct"] == 1
+    assert figures["times_tokens"][0] == figures["committee"]["calls"] == 13
+
+
+def test_schools_are_counted_drawn_and_paid_for_once(served, tmp_path):
+    asked = author_and_critic(
+        served, lambda n: "Who?" if n == 1 else MARIA, looks_up=True
+    )
+    # The second sentence is about someone else: no record of Maria is accepted.
+    command = "schools/schools.py tapes -n 2 --svg schools.svg"
+    status, stdout, stderr = example(command, served.url, tmp_path)
+    rows = dict(re.findall(r"(?m)^(\w+(?: \w+)?) +\d+ +2 +(\d+)", stdout))
+    assert status == 0 and len(rows) == 7, stdout
+    assert sum(map(int, rows.values())) == len(served.seen) > asked["author"]
+    assert re.search(r"(?m)^one call .* 0 \(", stdout)
+    assert re.search(r"(?m)^durable: .* nothing asked twice$", stderr)
+    picture = ElementTree.parse(tmp_path / "schools.svg")
+    texts = [it.text for it in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {*rows, "again", "extract 1", "check 1", "vote/3"} <= {*texts}
+    used = Counter(
+        it.get("href") for it in picture.iter("{http://www.w3.org/2000/svg}use")
+    )
+    assert used["#tool"] == 1 + 2 and used["#call"] == 1 + len(served.seen)
+    before = len(served.seen)
+    again = example(command, served.url, tmp_path)[1]
+    assert again == stdout and len(served.seen) == before
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="measures as Linux counts")
 @pytest.mark.parametrize(
     "command", ["overhead.py --quick", "concurrency.py -n 8", "tape_speed.py --quick"]
@@ -6314,6 +6429,13 @@ ENDINGS_OF_EXAMPLES = [
     (3, "schools/graph.py", DEAD, "check base_url"),
     (3, "schools/durable.py", DEAD, "check base_url"),
     (3, "extract.py", DEAD, "0 sentences: accepted 0(.|\n)*check base_url"),
+    (2, "schools/committee.py -n 101", DEAD, "there are 1 to 100"),
+    (2, "schools/committee.py --tape old", DEAD, "File exists: 'old'"),
+    (3, "schools/committee.py -n 1", DEAD, "check base_url"),
+    (2, "schools/schools.py tapes -n 1", DEAD, "there are 2 to 100"),
+    (2, "schools/schools.py tapes", NO_URL, "give base_url"),
+    (2, "schools/schools.py tapes --svg no/a.svg", DEAD, "there is no folder no"),
+    (3, "schools/schools.py tapes -n 2", DEAD, "check base_url"),
 ]
 
 
@@ -6353,6 +6475,12 @@ INTERRUPTED = {  # when, the exit status, and what is still shown
     "schools/graph.py": ("Ctrl-C ends", 130, "0 reviews: 0 answered"),
     "schools/durable.py": ("Ctrl-C ends", 130, "0 answered, 0 wait"),
     "bench/economy.py tapes --only again --json": ("again, person", 130, "{}"),
+    "schools/committee.py": (
+        "Tomas Petrov",
+        130,
+        r"loop +2 (.|\n)*has done no sentence",
+    ),
+    "schools/schools.py tapes -n 2": ("with examples:", 130, r"\none call +2 +2 "),
 }
 
 
