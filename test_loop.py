@@ -5296,7 +5296,7 @@ FIVE, FOUR = {"times": 5}, {"times": 4}
         "no agreement: 2 of 5 agree, 50% must; 3 gave up, as in: no fix-up applies; at "
         "last: ValueError: invalid literal for int() with base 10: 'x'", 7, 5),
     "nobody has a vote": (
-        "x x x", FIVE, "none of 5 runs was accepted: no fix-up applies", "x", 3),
+        "x x x", FIVE, "none of 3 runs, of 5, was accepted: no fix-up applies", "x", 3),
     "limits are of all together": (
         "7 7 7", FIVE | {"limits": loop.Limits(calls=3)}, "accepted: 3 of 5 agree", 7, 3),
     "an account is, too": (
@@ -6224,13 +6224,13 @@ COMMITTEES = {  # author, critic, the exit status, and what it ends in
         maria,
         lambda _: "99",
         1,
-        "none of 5 runs was accepted: the supervisor ends it: .*age: 19 is doubted",
+        "none of 3 runs, of 5, was accepted: the supervisor ends it: .*age: 19 is doubted",
     ),
     "the critic says nothing that can be read": (
         maria,
         lambda n: f"Well, {'no' * n}",
         1,
-        "none of 5 runs was accepted: .* got no answer: .*expected a number",
+        "none of 3 runs, of 5, was accepted: .* got no answer: .*expected a number",
     ),
     "the vote never agrees": (
         lambda n: json.dumps({"name": "Maria Lopez", "age": 30 + n}),

@@ -56,11 +56,13 @@ def agree(
 
     Accepted where at least this share of `times` is for it, and more than for any
     other: a tie is no agreement, and a run that gave up is a vote for nothing. `best`
-    is the most frequent value. Values are equal where their JSON is ("Yes" is not
-    "yes": let the judge return one form). A seed is another one in each run. The limits
-    are of all runs together. It stops early only where agreement is out of reach:
-    what you pay for is the share. In a batch's task give run=run, and no call. It is
-    not async. Raises ValueError at temperature 0: all would be alike. (wave#1198)"""
+    is the most frequent value. Values are equal where their JSON is: "Yes" is not
+    "yes", and an object with an odd key is another one, so let the judge return one
+    form. Each run has a seed of its own, if there is one. The limits are of all runs
+    together. It stops early only where agreement is out of reach: what you pay for is
+    the share. In a batch's task give run=run, and no call. It is not async. Raises
+    ValueError at temperature 0: all would be alike. (wave#1198)
+    """
     ask = ask if isinstance(ask, Ask) else Ask(ask)
     seed = check_votes(ask, call, run, times, at_least).get("seed")
     if limits is not None and account is not None:
@@ -145,7 +147,8 @@ class Votes:
         ranking = self.counts.most_common(2)
         rejected = [result for result in self.results if not result]
         if not ranking:
-            why = f"none of {self.times} runs was accepted: {rejected[-1].why}"
+            runs = f"none of {len(self.results)} runs, of {self.times},"
+            why = f"{runs} was accepted: {rejected[-1].why}"
             best = rejected[-1].best
             return Result(None, False, why, best, self.attempts, self.spent)
         key, most = ranking[0]
