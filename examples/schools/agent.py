@@ -17,7 +17,7 @@
     uv run examples/schools/agent.py --folder DIR --confirm    your files; a person is
                                                  asked before each write
     uv run examples/schools/agent.py --scripted --tape FILE --kill after    and then
-    uv run examples/schools/agent.py --scripted --tape FILE    goes on: no second effect
+    uv run examples/schools/agent.py --scripted --tape FILE    and it goes on
     uv run examples/schools/agent.py --scripted --calls 9      a limit is reached
     uv run examples/schools/agent.py --scripted --cost 0.001   a limit of dollars
     uv run examples/schools/agent.py --scripted loops          a model that loops
@@ -25,10 +25,11 @@
     uv run examples/schools/agent.py --scripted --svg FILE     the transcript, drawn
 
 The task: add the amounts in text files, and write the total into total.txt. The tools
-list, read, add, and write this one file. The judge looks at the folder, not at the
-words: "done" alone is rejected. Each tool notes in .tools.log what it did, so that you
-see how often it really ran. With OPENAI_BASE_URL, that endpoint is asked, by tool calls
-(or --text). The files of a run with --tape FILE are in FILE.files.
+list, read, add, and write this one file. The judge looks at the folder, not at what the
+model says: "done" alone is rejected. Each tool notes in .tools.log what it did, so that
+you see how often it really ran: a file is not written twice. With OPENAI_BASE_URL, that
+endpoint is asked, by tool calls (or --text). The files of a run with --tape FILE are in
+FILE.files.
 
 Exit status: 0; 1 if no task ended right; 2 for a wrong argument; 3 if the endpoint gave
 no reply; 130 after Ctrl-C, with the figures so far.
@@ -490,7 +491,7 @@ INVOICES = {
 }
 SMALL = "travel printer cinema school bakery museum market".split()
 REPORT = """\
-{right} of {tasks} tasks ended right; {claimed} times the model ended, and was not done
+{right} of {tasks} tasks ended right; {claimed} times the model said "done", and was not
 the tools did their work, by their own log: {ran}
 {calls} calls, {reused} of them from the tape; with these {tokens} tokens, {price}"""
 

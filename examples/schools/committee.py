@@ -10,22 +10,24 @@
 #     "llm ; sys_platform == 'never'",
 # ]
 # ///
-"""Situation: an author, a critic, a supervisor and a vote are to be better than one.
+"""Situation: does a committee beat one loop? An author, a critic, a supervisor, a vote.
 
     uv run examples/schools/committee.py              3 sentences, under a minute
     uv run examples/schools/committee.py -n 100       the first 100 of extract.py's 240
     uv run examples/schools/committee.py --tape DIR   nothing is paid for twice
     uv run examples/schools/committee.py --json       the figures as one JSON object
 
-Each role is a prompt, and has a place in the loop. The author is the task. The critic
-is a judge: it puts a question of its own, and rejects a record that says otherwise. The
-supervisor is a fix-up: it sees the state of the run, asks differently, brings in an
-expert, or stops the run. The vote is `agree`: of five such runs three have to agree.
+Each role has a place in the loop. The author is the task. The critic is a judge: it
+puts a question of its own, and rejects a record that says otherwise. The supervisor is
+a fix-up: it sees the state of the run, asks differently, brings in an expert (the same
+model, with two examples; schools.py has one call with these beside it), or stops the
+run. The vote is `agree`: of five such runs three have to agree.
 
 One loop with the default fix-ups gets the same sentences (see extract.py). You see what
 each of the votes came to, what both ways cost, how many records were accepted and how
 many of these are correct, with 90 % intervals, and whether the committee was worth it.
-The sentence that says so is made from the figures; few sentences tell little.
+That is decided by an exact test of what changed: fewer than five sentences can show
+nothing.
 Exit status: 0; 1 if the committee accepted nothing; 2 for a wrong argument; 3 if no
 reply came; 130 after Ctrl-C, with the figures of what is done.
 """
@@ -220,9 +222,8 @@ def verdict(facts: dict[str, Any]) -> str:
     change = f"{facts['became_right']} became right and {facts['became_wrong']} wrong"
     more = {it: after[it] - before[it] for it in ("tokens", "correct")}
     if facts["p"] >= 0.1:
-        size = f"as far as {after['items']} sentences tell"
-        change += f", which may be chance (p = {facts['p']:.2f})"
-        said = f"Not worth it, {size}: {change}, for {cost}."
+        few = f"Not shown by {after['items']} sentences to be worth it"
+        said = f"{few}: {change} (p = {facts['p']:.2f}), for {cost}."
     elif more["correct"] < 0:
         said = f"Not worth it: {change}, for {cost}."
     else:

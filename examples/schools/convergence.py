@@ -3,30 +3,30 @@
 # requires-python = ">=3.10"
 # dependencies = ["httpx", "rich"]
 # ///
-"""Situation: graphs, durable workflows, agents, committees: what does each send?
+"""Situation: what does a framework send to the model after a bad reply?
 
     uv run examples/schools/convergence.py                       all: a minute or two
     uv run examples/schools/convergence.py --peers loop.py DBOS  some of them
 
-The claim is that they all end up as one loop with opinions: call, inspect, decide, try
-again. Each gets the same task, in a function as its own documentation shows it. A
-server on this machine notes what comes. It answers request 1 without the age, 2 with
-talk and the age in words, 3 with a 429 that says to wait a second, and all others well;
-by a call of a tool where the request has tools, else by text. You see of each request
-what is in it that was not in the one before, its size, and a wait of 0.3 s or more:
+loop.py and seven others, of all four schools, get one task, in a function that follows
+the documentation of each; what that leaves to us stands in the last column. The task
+tests what happens after a bad reply, and nothing else that they do. A server on this
+machine answers request 1 without the age, 2 with talk and the age in words, 3 with a
+429 that says to wait a second, and all others well; by a call of a tool where the
+request has tools, else by text. You see of each request what is in it that was not in
+the one before, its size, and a wait of 0.3 s or more:
 
     same             nothing, it is the one before once more; (client): sent so by the
-                     client library below the peer, as a header of it says
+                     openai client (it sets the header x-stainless-retry-count)
     history, error   the bad reply; words of the complaint about it
     fresh            neither, but it differs
 
-and what ended it, and which parts are left to the user. A peer is cut after 12 requests
-or 60 s. With --never-good no reply is ever good: you see who gives up, and when. There
-is no model, and no key. What this Python does not have is run by `uv`,
-each in an environment of its own, as they do not fit into one. A peer that looks for
-another machine is refused that, and named. --json: with the requests whole. --svg FILE:
-a picture, too. Exit status: 0; 2 for a wrong argument; 3 if no peer ran; 130 after
-Ctrl-C.
+and what ended it. A run is cut after 12 requests or 60 s. With --never-good no reply is
+ever good: you see who gives up, and when. There is no model, and no key. A framework
+that is not installed runs in a uv environment of its own, as they do not fit into one.
+Connections to other machines are blocked and reported. --json: with the requests whole.
+--svg FILE: a picture, too. Exit status: 0; 2 for a wrong argument; 3 if nothing ran;
+130 after Ctrl-C.
 """
 
 import argparse
@@ -127,8 +127,8 @@ def with_langgraph(url: str) -> Any:
 def with_dbos(url: str) -> Any:
     """https://docs.dbos.dev/python/tutorials/step-tutorial ("Configurable Retries")
 
-    By text: what to ask is no matter of it. A step is tried again whatever it raises;
-    ours is that it raises, where the reply is no person."""
+    By text, as we chose. A step is tried again whatever it raises. We added the call,
+    and that it raises where the reply is no person."""
     from dbos import DBOS
     from openai import OpenAI
 
@@ -157,8 +157,8 @@ def with_mini_swe_agent(url: str) -> Any:
     """https://mini-swe-agent.com/latest/advanced/cookbook/ ("validates actions": a
     class below the environment) and https://mini-swe-agent.com/latest/models/local_models/
 
-    By its only tool, bash: an answer is what a command prints. It takes any answer:
-    ours is that one which is no person is a command that failed."""
+    By its only tool, bash: an answer is what a command prints. It takes any answer. We
+    added that an answer which is no person counts as a command that failed."""
     import minisweagent
     import yaml
     from minisweagent.agents.default import DefaultAgent
@@ -191,8 +191,8 @@ def with_agent_framework(url: str) -> Any:
     """https://learn.microsoft.com/en-us/agent-framework/agents/looping and its sample
     python/samples/02-agents/middleware/agent_loop_middleware.py
 
-    By JSON schema, its way for structured output. Ours is the answer to whether it
-    shall go on. Without fresh_context, or a session, later requests lack the task."""
+    By JSON schema, its way for structured output. We added the check that says whether
+    to go on. Without fresh_context, or a session, later requests lack the task."""
     from agent_framework import Agent, AgentLoopMiddleware
     from agent_framework.openai import OpenAIChatCompletionClient
 

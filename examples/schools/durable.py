@@ -15,23 +15,24 @@
     uv run examples/schools/durable.py --kill      it kills itself in the middle
     uv run examples/schools/durable.py             it goes on from its tape
     uv run examples/schools/durable.py --answer "Hannah Moreau" yes     a person decides
-    uv run examples/schools/durable.py -n 30       30 reviews, not 8
+    uv run examples/schools/durable.py -n 30       30 reviews (default: 8)
 
 The pipeline of graph.py, with a tape (durable.jsonl, or --tape FILE; delete it to begin
 anew). What you see at the end of a start:
 
-- A server in front of the model counts the requests in a file. That count, less what
-  the reviews needed, is what was paid for again: at most what was in flight at a kill.
+- A server in front of the model counts the requests. Those beyond what the reviews
+  needed were paid for twice: at most the requests in flight when it was killed.
 - A review that wants money back waits for a person, over any number of starts, and the
   others go on. The answer is in a file beside the tape.
 - One review is longer than the model can read. It costs one request, which the endpoint
-  refuses, and is given up: asking seventeen times would not make it shorter.
-- --seconds is a deadline for the whole start (50). The next one goes on from there.
+  refuses, and is given up: to try again cannot help.
+- --seconds is a time limit for one start (50). The next one goes on from there.
 
-A step needs no decorator and no server, and its code may change: what asks the same is
-read from the tape, anything else is asked. A tape of another pipeline is refused. Take
-Temporal or DBOS for timers of days, work on many machines, or steps other than calls of
-a model: here nothing wakes a process up, and one tape is for one machine.
+Prompts and judges may change: what asks the same is read from the tape, anything else
+is asked. A tape with names of other steps is refused. Take Temporal or DBOS for timers
+of days, work on many machines, or steps other than calls of a model: here nothing wakes
+a process up, one tape is for one machine, and what the person said is in a file of its
+own, not in the history.
 
 Exit status: 0; 1 if no review was answered, or too much was paid for again; 2 for a
 wrong argument or tape; 3 if the endpoint gave no reply; 130 after Ctrl-C.

@@ -12,7 +12,7 @@
 # ///
 """Situation: you think in graphs: steps, routes, branches at once, a join, ways back.
 
-    uv run examples/schools/graph.py                  6 of 36 reviews are answered
+    uv run examples/schools/graph.py                  the first 6 of 36 reviews
     uv run examples/schools/graph.py --draw FILE.svg  and the graph that ran, as picture
     uv run examples/schools/graph.py --tape FILE      nothing is paid for twice
     uv run examples/schools/graph.py --json           the figures as JSON on stdout
@@ -20,8 +20,8 @@
 Read `pipeline` from top to bottom: that is the graph. A step is a loop with its own
 judge; an edge is an `if`, a `for` or a call. You see what each review got and what it
 cost; with --draw also the graph as Mermaid on stdout and as SVG. It is drawn from the
-tape: from what ran, and what each run said that it follows (after=). graph.svg beside
-this file is of 36 reviews: 25 answered, by 271 calls.
+tape: the steps are those that ran, the edges what each said that it follows (after=).
+graph.svg beside this file is of 36 reviews: 25 answered, by 271 calls.
 
 Exit status: 0; 1 if no review was answered; 2 for a wrong argument, or a tape of
 another pipeline; 3 if the endpoint gave no reply; 130 after Ctrl-C, with what is done.
@@ -80,7 +80,7 @@ def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
     done: Results = {}
     step = steps_of(run, done)
     after: list[str] = []
-    for n in (1, 2, 3):  # where it looks wrong: again, but differently
+    for n in (1, 2, 3):  # where it looks wrong: again, at another temperature
         found = step(nth("extract", n), ask(EXTRACT, review, n), judge(review), after)
         if not found:
             return join(done, why=f"extract: {found.why}")
@@ -115,8 +115,8 @@ def pipeline(review: str, run: Hook, person: Hook = nobody) -> Result[Any]:
 
 
 def steps_of(run: Hook, done: Results) -> Hook:
-    """Return what does a step, and puts its result into `done`. All of its steps have
-    one account. Where a judge raises a bug, that is the result of its step alone."""
+    """Return a function that runs one step and records its result in `done`. All steps
+    have one account. An exception fails only its step."""
     whole = Account(WHOLE_GRAPH)
 
     def step(name: str, asked: Ask, judge: Hook, after: list[str]) -> Result[Any]:
@@ -187,7 +187,8 @@ def same_age(age: int) -> Hook:
 
 
 def written(least: int, *words: str) -> Hook:
-    """Judge: one line of so many words to 25, these among them, and to nobody else."""
+    """Judge: one line of `least` to 25 words, with these words in it, and no name of a
+    guest of the examples."""
 
     def written(text: str) -> str:
         line = text.strip()
