@@ -4724,6 +4724,8 @@ def streamed(**options):
         loop.HookError, "a glance returned True, not a text"),
     "a glance has a bug": (lambda read: read(sse(*HELLO), {"glance": lambda it: it.x}),
         AttributeError, "x"),
+    "a glance misses a file": (lambda read: read(sse(*HELLO), {"glance": open}),
+        loop.HookError, "the glance failed: FileNotFoundError"),
 })  # fmt: skip
 def test_streamed_cannot_be_used_where(read_stream, wrong, error, why):
     with pytest.raises(error, match=why):

@@ -288,7 +288,10 @@ class streamed_chat(chat):
         if self.glance is None or body.length < body.next_glance:
             return False
         body.next_glance = body.length + max(8, body.length // 20)
-        verdict = self.glance("".join(body.pieces))
+        try:
+            verdict = self.glance("".join(body.pieces))
+        except OSError as error:  # or it would count as a fault, and be tried again
+            raise HookError(f"the glance failed: {error!r}") from error
         if not isinstance(verdict, str) and verdict is not None:
             raise HookError(f"a glance returned {verdict!r}, not a text")
         body.verdict = verdict or ""
