@@ -16,9 +16,10 @@ with its tape, a batch asks only for what is not there. At most 16 items per wor
 held at a time.
 
 Not promised: Calls in flight may overrun the limits of the batch, and are lost after
-Ctrl-C. An item that JSON cannot hold needs `key=` on a tape, which has its repr.
-Items are read by other threads, one at a time. For async tasks there is arun, with a
-semaphore and asyncio.gather. To do a task again from a tape there is replay.py.
+Ctrl-C. An item that JSON cannot hold needs `key=` on a tape, and stands there
+as its repr. Items are read by other threads, one at a time. For async tasks there is
+arun, with a semaphore and asyncio.gather. To test a changed task on a tape there is
+replay.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Situation: a tape, and the question which of its runs end otherwise now.
 
-Copy this file beside loop.py; for tapes of `each`, batch.py as well. `python replay.py`
-shows it at work, without a model.
+Copy this file beside loop.py; for tapes of `each`, whose task is task(item, run), copy
+batch.py as well. `python replay.py` shows it at work, without a model.
 
     def task(messages, run):  # `run` as in loop.py, with the call and the tape bound
         return run(messages, json_with(name=str))
