@@ -3411,6 +3411,14 @@ def each(batch):
     return partial(batch.each, watch=len)
 
 
+@pytest.fixture
+def replay(batch):
+    """The function that does a task again from a tape; it finds batch.py."""
+    import replay
+
+    return replay.replay
+
+
 def at_least_10(text):
     """A judge: a whole number from 10 on."""
     if int(text) < 10:
@@ -3562,7 +3570,7 @@ def test_one_worker_and_giving_up_at_the_first_failure_are_allowed(each):
     assert [result.value for result in results] == [12]
 
 
-def test_runs_that_a_task_starts_in_any_order_are_found_again(batch, each, tape):
+def test_runs_that_a_task_starts_in_any_order_are_found_again(each, replay, tape):
     def task(item, run):
         asks = ["a?", "a?", loop.Ask("a?", seed=3), loop.Ask("a?", call=other), "b?"]
         random.shuffle(asks)
@@ -3577,7 +3585,7 @@ def test_runs_that_a_task_starts_in_any_order_are_found_again(batch, each, tape)
     paid = len(call.asked + other.asked)
     assert all(each(task, range(20), call=call, **options))
     assert len(call.asked + other.asked) == paid
-    assert [batch.replay(tape, task) for _ in range(5)] == [[]] * 5
+    assert [replay(tape, task) for _ in range(5)] == [[]] * 5
 
 
 def test_run_has_the_name_that_its_task_gives_it_or_one_of_its_own(each):
@@ -3714,7 +3722,7 @@ def test_batch_goes_on_though_all_items_fail_where(
     assert [result.accepted for result in results] == [False] * 60
 
 
-def test_batch_that_is_left_makes_no_further_call(batch):
+def test_batch_that_is_left_makes_no_further_call(batch, replay, tape):
     left, before = threading.Event(), {*threading.enumerate()}
 
     def answer(prompt):
@@ -3722,7 +3730,8 @@ def test_batch_that_is_left_makes_no_further_call(batch):
         return "12" if prompt == "n of 0?" else "5"  # which is to be asked again
 
     call = answering(answer)
-    for result in batch.each(ask_number, range(10_000), call=call, workers=3):
+    options = {"call": call, "workers": 3, "tape": tape}
+    for result in batch.each(ask_number, range(10_000), **options):
         assert result.value == 12
         break
     left.set()
@@ -3730,6 +3739,7 @@ def test_batch_that_is_left_makes_no_further_call(batch):
         thread.join(30)
         assert not thread.is_alive()
     assert len(call.asked) <= 1 + 3  # what was in flight, once each
+    assert replay(tape, ask_number) == []  # to be stopped is no change of the task
 
 
 def test_context_variables_reach_each_item_and_do_not_leak(each):
@@ -3803,7 +3813,7 @@ def test_batch_shows_a_bar_on_a_terminal_and_leaves_stdout_alone(tape, begin, ha
     assert ("0 of 9 done" in bar) == has_bar
 
 
-# Replay, in the same file
+# Replay (examples/parts/replay.py)
 
 
 def ask_once(item, run):
@@ -3830,13 +3840,13 @@ OTHER_PROMPT = r"not run: diverged: asked '.*number of .*', on the tape '.*n of 
     "a task that raises": (lambda item, run: 1 / 0, "012", "not run: ZeroDivision"),
 })  # fmt: skip
 def test_replay_returns_what_ends_otherwise_and_makes_no_call(
-    batch, each, tape, task, items, why
+    each, replay, tape, task, items, why
 ):
     """On the tape, the items 0 and 1 are accepted, and 2 is rejected."""
     call = answering({"n of 0?": "11", "n of 1?": "13", "n of 2?": "5"}.get)
     list(each(ask_once, range(3), call=call, tape=tape, key=str))
     content = tape.read_bytes()
-    changes = batch.replay(tape, task)
+    changes = replay(tape, task)
     assert tape.read_bytes() == content and len(call.asked) == 3
     assert "".join(change["run"].partition("/")[0] for change in changes) == items
     for change in changes:
@@ -3851,7 +3861,7 @@ def test_replay_returns_what_ends_otherwise_and_makes_no_call(
     "with a question of a hook": (agreed, [["5", "many", "9"]]),
 })  # fmt: skip
 def test_replay_of_a_plain_run_repeats_all_since_its_last_start_and_does_not_wait(
-    batch, tape, judge, starts
+    replay, tape, judge, starts
 ):
     def task(messages, run):
         run = partial(run, driver=without_waiting(waits))
@@ -3863,12 +3873,12 @@ def test_replay_of_a_plain_run_repeats_all_since_its_last_start_and_does_not_wai
         task("n?", partial(loop.run, call=call, tape=loop.Tape(tape)))
     waits.clear()
     told.clear()
-    assert batch.replay(tape, task) == [] and waits == []
+    assert replay(tape, task) == [] and waits == []
     told = [str(it.fault or it.reply.text) for it in told]
     assert told == [str(reply) for reply in starts[-1]]
 
 
-def test_failure_in_production_becomes_a_regression_test(batch, tape):
+def test_failure_in_production_becomes_a_regression_test(replay, tape):
     """A judge took 999 for an age: the mended one has to reject what is on the tape."""
     loop.run("age?", int, call=loop.scripted("999"), tape=loop.Tape(tape), name="Ada")
     mended = loop.all_of(int, loop.check(lambda age: age < 130, "too old"))
@@ -3877,35 +3887,52 @@ def test_failure_in_production_becomes_a_regression_test(batch, tape):
     before = {"accepted": True, "why": "accepted", "value": 999}
     after = {"accepted": False, "why": why, "value": None}
     change = {"run": "Ada", "before": before, "after": after}
-    assert batch.replay(tape, task) == [change]
+    assert replay(tape, task) == [change]
 
 
 def test_replay_of_a_batch_that_reached_its_limit_finds_only_what_was_changed(
-    batch, each, tape
+    each, replay, tape
 ):
     options = {"call": answering("5"), "limits": loop.Limits(calls=30)}
     list(each(ask_number, range(40), tape=tape, **options))
-    assert batch.replay(tape, ask_number) == []
-    assert len(batch.replay(tape, ask_another)) == 40
+    assert replay(tape, ask_number) == []
+    assert len(replay(tape, ask_another)) == 40
 
 
-def test_replay_of_what_is_no_tape_says_so(batch, tape):
+def test_replay_of_what_is_no_tape_says_so(replay, tape):
     loop.Tape(tape)
     with pytest.raises(ValueError, match="has no run that ended"):
-        batch.replay(tape, ask_number)
+        replay(tape, ask_number)
     tape.write_text("# Notes\n")
     with pytest.raises(ValueError, match="is no tape"):
-        batch.replay(tape, ask_number)
+        replay(tape, ask_number)
 
 
-def test_bound_run_of_an_item_is_the_same_in_every_process(batch, tape):
+def test_replay_needs_the_part_on_batches_only_for_a_tape_of_one(each, tmp_path):
+    loop.run("n?", int, call=loop.scripted("7"), tape=loop.Tape(tmp_path / "plain"))
+    list(each(ask_number, [7], call=answering("12"), tape=tmp_path / "batch"))
+    for path in (HERE / "loop.py", EXAMPLES / "parts" / "replay.py"):
+        shutil.copy(path, tmp_path)
+    code = """
+from replay import replay
+print(replay("plain", lambda messages, run: run(messages, int)))
+try:
+    replay("batch", print)
+except ImportError as error:
+    print(error)
+"""
+    shown = python("-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert shown == "[]\nNo module named 'batch'\n"
+
+
+def test_bound_run_of_an_item_is_the_same_in_every_process(batch, replay, tape):
     """What the glue to an engine needs: an item, a call, a tape, and nothing else."""
     call = answering("12")
     for _ in range(2):
         run = batch.bind({"id": 7}, call=call, tape=loop.Tape(tape))
         assert ask_number(7, run).value == 12
     assert len(call.asked) == 1 and len(recorded(tape, "item")) == 2
-    assert batch.replay(tape, lambda item, run: ask_number(item["id"], run)) == []
+    assert replay(tape, lambda item, run: ask_number(item["id"], run)) == []
 
 
 # 11. The parts (examples/parts) -------------------------------------------------------
@@ -6133,11 +6160,15 @@ EXAMPLES_AT_WORK = {
         r"3\d\d characters asked: 2 missing\n 1\d\d characters asked: all are there\n"
         "Maria Lopez, 19\n.*Omar Haddad, 25\n.*-> ask_for_the_rest",
     ),
-    "a batch, the same from its tape, and a replay with another judge": (
+    "a batch, and the same from its tape": (
         "parts/batch.py",
         [],
-        r"(\[4, 4, 4\] Spent\(.*\n){2}({'run': .*diverged: asked once more.*){3}"
-        r"\(0 from the tape\).*\(3 from the tape\)",
+        r"(\[4, 4, 4\] Spent\(.*\n){2}.*\(0 from the tape\).*\(3 from the tape\)",
+    ),
+    "a replay with the same judge, and with another": (
+        "parts/replay.py",
+        [],
+        r"as it was: \[\]\n({'run': .*diverged: asked once more.*){3}",
     ),
     "quotes that are real, and not": (
         "parts/judges.py",

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Which small changes of loop.py and examples/parts/batch.py does no test notice?
+"""Which small changes of loop.py, and of batch.py and replay.py in examples/parts, does
+no test notice?
 
     python="$(uv python find --script test_loop.py)"   # it has what the tests need
     $python .ci/mutants.py -n 300                      # 300 of them, drawn at random
@@ -58,6 +59,7 @@ import pytest
 import rich.live  # noqa: F401
 
 LOOP, BATCH = "loop.py", "examples/parts/batch.py"
+REPLAY = "examples/parts/replay.py"  # its tests are in the section on batches
 HEADING = re.compile(r"# (\d+)\. (.*?) -+$")
 SLOW_SECTIONS = re.compile("The examples|The ledger")
 STRESSED = ("8", BATCH)  # what the section of stress tests is about, too
@@ -216,6 +218,7 @@ class Quick:
             about = re.search(r"\((.*)\)", title)  # a file or a folder
             is_first = number == self.first
             is_first |= bool(about and self.first.startswith(about[1]))
+            is_first |= self.first == REPLAY and title.startswith("Batches")
             is_first |= self.first in STRESSED and title.startswith("Stress")
             is_property = getattr(item.obj, "is_hypothesis_test", False)
             taken = 0.0 if self.seconds is None else self.seconds.get(item.nodeid, 9.0)
@@ -313,7 +316,7 @@ class Copy:
 def candidates(tree: Path, only: str | None, sections: set[str]) -> list[Any]:
     """Return each mutant: its file, its number in that, its line and its section."""
     found: list[Any] = []
-    for path in [only] if only else [LOOP, BATCH]:
+    for path in [only] if only else [LOOP, BATCH, REPLAY]:
         source = (tree / path).read_text(encoding="utf-8")
         section, by_line = path, [""]
         for line in source.splitlines():
@@ -365,7 +368,7 @@ def main() -> None:
     add("-n", type=int, default=100, help="how many mutants (100)")
     add("--seed", type=int, default=1, help="of the draw (1)")
     add("--sections", default="1,2,3,4,5,8", help="of loop.py (1,2,3,4,5,8)")
-    add("--only", help=f"a file: {LOOP}, {BATCH} or another")
+    add("--only", help=f"a file: {LOOP}, {BATCH}, {REPLAY} or another")
     add("--numbers", help="these mutants of that file (loop.py), instead of a draw")
     add("--tests", default="", help="options of pytest, as '-k special_case'")
     add("--jobs", type=int, default=1, help="how many at a time (1)")

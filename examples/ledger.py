@@ -35,7 +35,7 @@ import sys
 from collections import Counter, defaultdict
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where loop.py is
 
-from parts import batch
+from parts import replay
 
 import loop
 from loop import Hook, line_of, name_of, text_of, visible
@@ -75,7 +75,7 @@ class Records:
 
     def item_name(self, run: str) -> str:
         """Return the name of the item of a run; without one, that of the run."""
-        name = batch.item_of(run, self.items)
+        name = replay.item_of(run, self.items)
         return name if name in self.items else run
 
 
@@ -383,7 +383,7 @@ class Trial:
     active: set[str] = field(default_factory=set)  # cases that made a move or a call
 
 
-class Bench(batch.Recording):
+class Bench(replay.Recording):
     """A tape on which a task is done again, without a call and without some cases."""
 
     def __init__(self, path: str, task: Hook, truth: Hook | None, say: Hook):
@@ -393,13 +393,13 @@ class Bench(batch.Recording):
         self.events: list[Event] = []
         self.hooks: dict[str, Hook] = {}  # the cases that were seen
         self.trials: dict[tuple[str, frozenset[str]], Trial] = {}
-        self.changed = batch.replay(path, task)
+        self.changed = replay.replay(path, task)
         self.same: dict[str, Trial] = {}  # items whose runs still end as they did
         names = self.items or self.starts
-        runs = Counter(batch.item_of(run, names) for run in self.starts)
+        runs = Counter(replay.item_of(run, names) for run in self.starts)
         not_ended = self.starts.keys() - self.before
         others = not_ended.union(change["run"] for change in self.changed)
-        for name in names.keys() - {batch.item_of(run, names) for run in others}:
+        for name in names.keys() - {replay.item_of(run, names) for run in others}:
             trial = self.outcome(name)
             if is_known(trial) and len(trial.runs) == runs[name]:
                 self.same[name] = trial
@@ -437,11 +437,8 @@ class Bench(batch.Recording):
         """Do the task for an item when exactly these cases are left out."""
         trial, start = Trial(), (self.items or self.starts)[name]
         self.left_out, self.events = left_out, []
-        call = partial(batch.make_no_call, **start["settings"])
         about = start["item" if self.items else "task"]
-        run: Any = partial(loop.run, name=name, call=call, tape=self)
-        if self.items:
-            run = batch.bind(about, name=name, call=call, tape=self)
+        run = replay.bind_run(name, start, self)
         with suppress(Exception):  # as in `each`: it ends this item
             self.task(about, run)
         for event in self.events:
@@ -492,7 +489,7 @@ def leave_out(benches: list[Bench], *cases: str) -> Facts:
                 found.update(
                     fewer=old.accepted and not new.accepted,
                     more=new.accepted and not old.accepted,
-                    changed=both and batch.ends_otherwise(old.end, new.end),
+                    changed=both and replay.ends_otherwise(old.end, new.end),
                     tokens=new.end["tokens"] - old.end["tokens"],
                 )
     return {it: found[it] for it in DIFFERENCES}

@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path[:0] = [str(it) for it in Path(__file__).resolve().parents[1:3]]  # parts, loop
 
-from parts.batch import item_of
+from parts.replay import item_of
 
 from loop import check_tape, event_in, visible, whole_lines
 
