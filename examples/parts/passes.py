@@ -265,29 +265,34 @@ def kill_all(process: subprocess.Popen[bytes], mark: str) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    end = time.monotonic() + 10
+    end, known = time.monotonic() + 10, set[int]()
     while sys.platform == "linux":
         found, ended = kill_marked(mark)
         late = time.monotonic() > end
         if found and late:
             raise OSError("what the code started could not be killed within 10 s")
-        if late or not (found or ended):
+        if late or not (found or ended - known):
             return
+        known |= ended
 
 
-def kill_marked(mark: str) -> tuple[int, int]:
+def kill_marked(mark: str) -> tuple[int, set[int]]:
     """Kill each process whose environment has this mark. Return how many had it, and
-    how many ended before we could see that: these may have started others."""
-    found = ended = 0
+    which ended before we could see that: these may have started others meanwhile."""
+    found, ended = 0, set[int]()
     numbers = [int(it.name) for it in Path("/proc").iterdir() if it.name.isdigit()]
     for number in sorted(numbers, reverse=True):  # first those that just began
         folder = Path(f"/proc/{number}")
         try:
-            if mark.encode() in (folder / "environ").read_bytes():
+            environment = (folder / "environ").read_bytes()
+            if mark.encode() in environment:
                 found += 1
                 os.kill(number, signal.SIGKILL)
-        except OSError:  # of another user, of the kernel, or gone
-            ended += not folder.exists()
+            elif not environment:  # it is dead, and not buried, or of the kernel
+                ended.add(number)
+        except OSError:  # of another user, or gone
+            if not folder.exists():
+                ended.add(number)
     return found, ended
 
 
