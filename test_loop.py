@@ -6695,11 +6695,18 @@ def test_transcript_has_each_step_once_and_hostile_text_as_text(served, tmp_path
 def test_transcript_of_any_tape_is_of_the_run_that_was_named(tmp_path):
     """Here with an empty reply, and with a request for a tool that nobody ran."""
     lost = asking_for_tools(("ls", {}))["choices"][0]["message"]["tool_calls"]
-    tape = loop.Tape(tmp_path / "tape")
     runs = {"one": ["", "5"], "other": [loop.Reply("", tool_calls=lost), "six", "6"]}
+
+    def refuse_tools(state):
+        return loop.Ask("No tools.") if state.reply.tool_calls else None
+
+    shared = {
+        "tape": loop.Tape(tmp_path / "tape"),
+        "fixes": [refuse_tools, *loop.FIXES],
+    }
     for name, replies in runs.items():
         call = loop.scripted(*replies)
-        assert loop.run(f"Count {name}.", int, call=call, tape=tape, name=name)
+        assert loop.run(f"Count {name}.", int, call=call, name=name, **shared)
     command = "schools/transcript.py tape a.svg"
     for options, texts in {
         "": ("Count one.", "(an empty reply)", "accepted: 5 (2 calls"),
