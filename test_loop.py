@@ -6457,6 +6457,14 @@ ENDINGS_OF_EXAMPLES = [
     (2, "schools/graph.py --tape old", DEAD, "old is no tape"),
     (2, "schools/graph.py --draw no/it.svg", DEAD, "No such file"),
     (2, "schools/draw.py old", DEAD, "old is no tape"),
+    (2, "schools/transcript.py old a.svg", DEAD, "old is no tape"),
+    (2, "schools/transcript.py no a.svg", DEAD, "No such file"),
+    (
+        2,
+        "schools/transcript.py old old",
+        DEAD,
+        "the name of the picture ends with .svg",
+    ),
     (2, "schools/durable.py -n 1", DEAD, "there are 2 to 30"),
     (2, "schools/durable.py --answer Ada yes", DEAD, "there is no tape"),
     (3, "schools/graph.py", DEAD, "check base_url"),
@@ -6561,7 +6569,7 @@ def test_killed_example_goes_on_from_its_tape_and_pays_for_nothing_twice(
     assert len(served.seen) == 3 + len(replies)
 
 
-# schools/agent.py
+# schools/agent.py, schools/transcript.py, schools/scripted_endpoint.py
 
 
 def asking_for_tools(*requests):
@@ -6715,6 +6723,35 @@ def test_transcript_has_each_step_once_and_hostile_text_as_text(served, tmp_path
         assert shown.count(once) == 1, once
     assert shown.count("write_file {") == 2 and shown.count("nobody knows") == 1
     assert "pipeline" not in shown and "the amounts in a.txt into total.txt" in shown
+
+
+def test_transcript_of_any_tape_is_of_the_run_that_was_named(tmp_path):
+    """Here with an empty reply, and with a request for a tool that nobody ran."""
+    lost = asking_for_tools(("ls", {}))["choices"][0]["message"]["tool_calls"]
+    runs = {"one": ["", "5"], "other": [loop.Reply("", tool_calls=lost), "six", "6"]}
+
+    def refuse_tools(state):
+        return loop.Ask("No tools.") if state.reply.tool_calls else None
+
+    shared = {
+        "tape": loop.Tape(tmp_path / "tape"),
+        "fixes": [refuse_tools, *loop.FIXES],
+    }
+    for name, replies in runs.items():
+        call = loop.scripted(*replies)
+        assert loop.run(f"Count {name}.", int, call=call, name=name, **shared)
+    command = "schools/transcript.py tape a.svg"
+    for options, texts in {
+        "": ("Count one.", "(an empty reply)", "accepted: 5 (2 calls"),
+        " --run other": ("Count other.", "ls {}", "rejected: ", "accepted: 6 (3 calls"),
+    }.items():
+        assert example(command + options, cwd=tmp_path) == (0, "", "")
+        nodes = ElementTree.parse(tmp_path / "a.svg").iter()
+        shown = "\n".join(node.text or "" for node in nodes)
+        assert [text for text in texts if text not in shown] == []
+        assert shown.count("Count ") == 1
+    status, _, stderr = example(f"{command} --run third", cwd=tmp_path)
+    assert status == 2 and "no run 'third'; it has 'one', 'other'" in stderr
 
 
 @long

@@ -29,7 +29,8 @@ list, read, add, and write this one file. The judge looks at the folder, not at 
 model says: "done" alone is rejected. Each tool notes in .tools.log what it did, so that
 you see how often it really ran: a file is not written twice. With OPENAI_BASE_URL, that
 endpoint is asked, by tool calls (or --text). The files of a run with --tape FILE are in
-FILE.files.
+FILE.files. The scripted models are in scripted_endpoint.py, the drawing is in
+transcript.py.
 
 Exit status: 0; 1 if no task ended right; 2 for a wrong argument; 3 if the endpoint gave
 no reply; 130 after Ctrl-C, with the figures so far.
@@ -39,8 +40,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import http.server
-import io
 import json
 import math
 import os
@@ -48,18 +47,18 @@ import re
 import signal
 import sys
 import tempfile
-import threading
 from collections import Counter
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[it]) for it in (2, 1)]
+sys.path[:0] = [str(it) for it in Path(__file__).resolve().parents[:3]]
 
 from local_model import model
 from parts.tools import use_tools, yes_at_terminal
 from parts.tools_in_text import tools_in_text
+from scripted_endpoint import STEPS, example, start_endpoint
+from transcript import draw, read_transcript
 
 from loop import (
     FIXES,
@@ -75,16 +74,12 @@ from loop import (
     Stop,
     Tape,
     chat,
-    event_in,
-    get_path,
     run,
     show,
-    text_of,
     visible,
-    whole_lines,
 )
 
-# The tools ----------------------------------------------------------------------------
+# What the agent may do: its tools and its judge ---------------------------------------
 
 AMOUNT = re.compile(r"^amount: (\d+(?:\.\d+)?)$", re.MULTILINE)
 TOTAL = "total.txt"
@@ -198,28 +193,7 @@ def no_tool_asked_for(state: State) -> Stop | None:
     return Stop(f"{len(replies)} replies, and none asks for a tool: {cure}")
 
 
-def example(name: str, *amounts: int) -> Messages:
-    """Return a whole conversation, as a small model needs a few to go by."""
-    total = str(sum(amounts))
-    text = "\n".join(f"amount: {amount}" for amount in amounts)
-    steps: list[tuple[str, dict[str, Any], str]] = [
-        ("read_file", {"name": name}, text),
-        ("add", {"numbers": [*amounts]}, total),
-        ("write_file", {"name": TOTAL, "text": total}, "done"),
-    ]
-    task = f"Write the sum of the amounts in {name} into {TOTAL}."
-    messages: Messages = [{"role": "user", "content": task}]
-    for tool, arguments, result in steps:
-        function = {"name": tool, "arguments": json.dumps(arguments)}
-        request = {"id": tool, "type": "function", "function": function}
-        messages += [
-            {"role": "assistant", "content": "", "tool_calls": [request]},
-            {"role": "tool", "tool_call_id": tool, "content": result},
-        ]
-    return [*messages, {"role": "assistant", "content": "Done."}]
-
-
-# The run ------------------------------------------------------------------------------
+# The agent ----------------------------------------------------------------------------
 
 
 def work(folder: Folder, name: str, options: Any, **shared: Any) -> Result[str]:
@@ -250,238 +224,7 @@ def work(folder: Folder, name: str, options: Any, **shared: Any) -> Result[str]:
     )
 
 
-# A scripted endpoint ------------------------------------------------------------------
-# OpenAI's protocol on loopback. What it replies follows from the request alone, so that
-# a run which was killed goes on with it. On the way it errs as models do.
-
-Step = Any  # words, or requests for tools: [(name, arguments), ...]
-Returned = tuple[str, dict[str, Any], str]  # name, arguments and result of a tool
-
-
-class ScriptedEndpoint(http.server.BaseHTTPRequestHandler):
-    """Answers as the model of that name: works, loops or words."""
-
-    def do_POST(self) -> None:
-        """Answer a request for a completion."""
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        asked = json.loads(body)
-        said = asked["messages"]
-        step = STEPS[asked["model"]](results_in(said))
-        message: dict[str, Any] = {"role": "assistant", "content": step}
-        if not isinstance(step, str):
-            requests = [
-                {
-                    "id": f"call_{len(said)}_{number}",
-                    "type": "function",
-                    "function": {"name": name, "arguments": arguments},
-                }
-                for number, (name, arguments) in enumerate(step)
-            ]
-            message |= {"content": None, "tool_calls": requests}
-        finish = "stop" if isinstance(step, str) else "tool_calls"
-        used = len(body) // 4, len(json.dumps(message)) // 4
-        usage = {"prompt_tokens": used[0], "completion_tokens": used[1]}
-        choice = {"index": 0, "message": message, "finish_reason": finish}
-        answer = json.dumps({"choices": [choice], "usage": usage}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
-
-
-def results_in(messages: Messages) -> list[Returned]:
-    """Return the name, the arguments and the result of each tool call so far."""
-    asked: dict[str, Any] = {}
-    found = list[Returned]()
-    for message in messages:
-        for request in message.get("tool_calls") or []:
-            asked[request["id"]] = request["function"]
-        if message["role"] == "tool":
-            function = asked[message["tool_call_id"]]
-            arguments = json.loads(function["arguments"])
-            found.append((function["name"], arguments, message["content"]))
-    return found
-
-
-def work_step(results: list[Returned]) -> Step:
-    """Return what a model that works, and errs, does next."""
-    good = [it for it in results if not it[2].startswith("error: ")]
-    listed = [json.loads(text) for name, _, text in good if name == "list_files"]
-    if not listed:
-        return [("ls", "{}"), ("list_files", "{}")]  # the first is no tool
-    texts = {it["name"]: text for name, it, text in good if name == "read_file"}
-    names = [name for name in listed[0] if name != TOTAL]
-    missing = [name for name in names if name not in texts]
-    if missing:
-        requests = [("read_file", json.dumps({"name": name})) for name in missing]
-        if not texts:  # the arguments of the first are broken off
-            requests[0] = ("read_file", requests[0][1][:-2])
-        return requests
-    sums = [text for name, _, text in good if name == "add"]
-    if not sums:
-        amounts = [float(it) for name in names for it in AMOUNT.findall(texts[name])]
-        return [("add", json.dumps({"numbers": amounts}))]
-    return write_step(results, sums[-1])
-
-
-def write_step(results: list[Returned], total: str) -> Step:
-    """Return what it does once it has the total."""
-    writes = [text for name, _, text in results if name == "write_file"]
-    last, _, text = results[-1]
-    name = TOTAL if writes else f"../{TOTAL}"  # the first leads out of the folder
-    if writes and writes[-1].startswith("not allowed"):
-        return f"The total is {total}, but I may not write it."
-    if writes and (writes[-1] == "done" or (last == "read_file" and text == total)):
-        return f"The total is {total}; I wrote it into {TOTAL}."
-    if last == "write_file" and "nobody knows" in text:  # so it looks
-        return [("read_file", json.dumps({"name": TOTAL}))]
-    return [("write_file", json.dumps({"name": name, "text": total}))]
-
-
-STEPS: dict[str, Hook] = {
-    "works": work_step,
-    "loops": lambda _results: [("list_files", "{}")],
-    "words": lambda _results: f"I wrote the total into {TOTAL}. Done!",
-}
-
-
-def scripted_endpoint() -> str:
-    """Start the scripted endpoint on a free port of this machine; return its URL."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), ScriptedEndpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}/v1"
-
-
-# The transcript, drawn ----------------------------------------------------------------
-
-
-Card = list[tuple[str, str]]  # parts: who, as in COLOURS, and a text
-STARTED_AGAIN = ("loop", "it was started again, with the same tape")
-
-
-def transcript(tape: Path, name: str) -> list[Card]:
-    """Return the steps of a run on a tape, each once, however often it was resumed."""
-    cards: list[Card] = []
-    asked: list[str] = []  # requests of the last card, whose results are to come
-    for _, line in whole_lines(str(tape)):
-        event = event_in(line) or {"run": "", "hook": ""}
-        if event["run"] != name or event["hook"]:
-            continue  # another run; or a step of use_tools, whose results are sent
-        kind = event["event"]
-        if kind == "start" and cards:
-            cards = [card for card in cards if card[0][0] != "end"]
-            cards.append([STARTED_AGAIN])
-        elif kind == "start":
-            cards.append([("task", text_of(event["task"][-1]))])
-        elif kind == "sent" and asked:
-            results = [it for it in event["messages"] if it["role"] == "tool"]
-            add_results(cards, asked, results[-len(asked) :])
-            asked = []
-        elif kind == "reply":
-            asked = [request_text(it) for it in event["tool_calls"]]
-            said = [("model", event["text"])] if event["text"] else []
-            cards.append([*said, *(("request", it) for it in asked)])
-        else:
-            card = card_of(event)
-            if card and card not in cards:  # a resumed run comes to the same again
-                cards.append(card)
-    return cards
-
-
-def add_results(cards: list[Card], asked: list[str], results: Messages) -> None:
-    """Put what tools returned below the requests, in the last card that has these."""
-    place = next(it for it in reversed(cards) if it[-1][0] == "request")
-    del place[-len(asked) :]
-    for request, message in zip(asked, results, strict=True):
-        text = text_of(message)
-        wrong = text.startswith(("error: ", "not allowed"))
-        place.append(("request", request))
-        if "the run ended before this" in text and STARTED_AGAIN in cards[-1]:
-            place.append(cards.pop()[0])
-        place.append(("refused" if wrong else "returned", text))
-
-
-def request_text(asked: Any) -> str:
-    """Return a request for a tool, as the model wrote it."""
-    name = get_path(str, asked, "function", "name") or "?"
-    return f"{name} {get_path(str, asked, 'function', 'arguments') or ''}"
-
-
-def card_of(event: dict[str, Any]) -> Card | None:
-    """Return the card for a rejection, a decision, a fault or the end."""
-    kind, number = event["event"], event["n"]
-    if kind == "fault":
-        return [("loop", f"{number}: the call failed: {event['why']}")]
-    if kind == "inspect" and event["complaint"]:
-        asks = event["complaint"].startswith("the model asks for tools")
-        why = f"{number}: rejected: {event['complaint']}"
-        return None if asks else [("judge", why)]
-    if kind == "decide" and event["fix"] != "use_tools" and event["move"] == "Ask":
-        return [("loop", f"{number}: {event['fix']} asks again")]
-    if kind == "end":
-        cost = "" if event["cost"] is None else f", ${event['cost']:.4f}"
-        spent = f"{number} calls, {event['tokens']} tokens{cost}"
-        value = f": {TOTAL} has {event['value']}" if event["accepted"] else ""
-        return [("end", f"{event['why']}{value} ({spent})")]
-    return None
-
-
-COLOURS = {  # the label of a part; the colours of its text and of the field behind it
-    "task": ("task", "#1f2937", "#eef2f7"),
-    "model": ("model", "#1f2937", "#ffffff"),
-    "request": ("model", "#1d4ed8", "#ffffff"),
-    "returned": ("tool", "#15803d", "#ffffff"),
-    "refused": ("tool", "#b91c1c", "#ffffff"),
-    "judge": ("judge", "#b45309", "#fff8eb"),
-    "loop": ("loop", "#6b7280", "#f9fafb"),
-    "end": ("end", "#1f2937", "#eef2f7"),
-}
-COLUMNS, LINE, LEFT = 88, 18, 76  # letters in a line; its height, and its left, in px
-
-
-def folded(text: str) -> list[str]:
-    """Return a text as lines that are safe, and fit; of a long one the first eight."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(width=COLUMNS, file=io.StringIO())
-    shown = Text(visible(text[:4000].strip()).replace("\t", "    "))
-    lines = [line.plain.rstrip() for line in shown.wrap(console, COLUMNS)]
-    more = [f"... ({len(lines) - 8} lines more)"] if lines[8:] else []
-    return [*lines[:8], *more] or [""]
-
-
-def draw(cards: list[Card]) -> str:
-    """Return a transcript as SVG, which loads nothing from elsewhere."""
-    shapes, top = list[str](), 12
-    for card in cards:
-        texts, y = list[str](), top + 18
-        for who, text in card:
-            label, ink, _ = COLOURS[who]
-            x = LEFT + 14 * (who in ("returned", "refused"))
-            place = f'x="{LEFT - 16}" y="{y}" text-anchor="end" fill="#6b7280"'
-            texts.append(f"<text {place}>{label}</text>")
-            for line in folded(text):
-                place = f'x="{x}" y="{y}" fill="{ink}"'
-                texts.append(f"<text {place}>{escape(line)}</text>")
-                y += LINE
-        height = y - top - 8
-        field = f'fill="{COLOURS[card[0][0]][2]}" stroke="#d1d5db"'
-        size = f'width="740" height="{height}" rx="5"'
-        shapes.append(f'<rect x="{LEFT - 8}" y="{top}" {size} {field}/>')
-        shapes += texts
-        top += height + 6
-    size = f'width="820" height="{top + 6}" viewBox="0 0 820 {top + 6}"'
-    begin = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
-    style = "<style>text { font: 13px monospace; white-space: pre; }</style>"
-    paper = '<rect width="100%" height="100%" fill="#ffffff"/>'
-    return "\n".join([begin, style, paper, *shapes, "</svg>\n"])
-
-
-# The command line ---------------------------------------------------------------------
+# Tasks, figures and the command line --------------------------------------------------
 
 INVOICES = {
     "bakery.txt": "amount: 64.50\n",
@@ -518,7 +261,7 @@ def call_for(options: Any) -> Hook:
     """Return the call to make: of the scripted endpoint, yours or the local model."""
     price = tuple(options.price) if options.price else None
     if options.scripted:
-        url = scripted_endpoint()
+        url = start_endpoint()
         return chat(options.scripted, url, "", price=price or (1.0, 4.0))
     if os.getenv("OPENAI_BASE_URL"):
         call: Hook = chat(price=price, stream=False)  # a tape needs some setting
@@ -620,7 +363,7 @@ def main() -> int:
             status = 130
         figures = figures_of(results, places, account.spent)
         if options.svg:
-            cards = transcript(path, names[0])
+            cards = read_transcript(str(path), names[0], TOTAL)
             Path(options.svg).write_text(draw(cards), encoding="utf-8")
     print(json.dumps(figures)) if options.json else print_report(figures)
     return status or int(not any(results))
