@@ -6441,6 +6441,7 @@ ENDINGS_OF_EXAMPLES = [
         r"\Aagent.py: --kill needs --tape .*\n\Z",
     ),
     (2, "schools/agent.py --scripted --text", DEAD, "has tool calls"),
+    (2, "schools/agent.py --tape it --svg it", DEAD, "that ends in .svg"),
     (2, "schools/agent.py --folder .", DEAD, "no .txt file has a line such as 'amount"),
     (2, "schools/agent.py --folder nowhere", DEAD, "nowhere: no .txt file"),
     (2, "schools/agent.py --scripted --tape old", DEAD, "old is no tape"),

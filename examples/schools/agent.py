@@ -301,6 +301,8 @@ def parse_arguments() -> tuple[Parser, Any]:
         parser.error(f"-n {options.n}: there are 1 to 100 tasks")
     if options.kill and not options.tape:
         parser.error("--kill needs --tape FILE, or there is nothing to go on from")
+    if options.svg and not options.svg.endswith(".svg"):
+        parser.error(f"--svg {options.svg}: give a name that ends in .svg")
     if options.scripted and options.text:
         parser.error("--scripted has tool calls: leave out --text")
     local = not (options.scripted or os.getenv("OPENAI_BASE_URL"))
