@@ -6445,7 +6445,12 @@ ENDINGS_OF_EXAMPLES = [
     (2, "schools/agent.py --folder .", DEAD, "no .txt file has a line such as 'amount"),
     (2, "schools/agent.py --folder nowhere", DEAD, "nowhere: no .txt file"),
     (2, "schools/agent.py --scripted --tape old", DEAD, "old is no tape"),
-    (2, "schools/agent.py --scripted --svg no/x", DEAD, r"\Aagent.py: .*no/x'\n\Z"),
+    (
+        2,
+        "schools/agent.py --scripted --svg no/x.svg",
+        DEAD,
+        r"\Aagent.py: .*no/x.svg'\n\Z",
+    ),
     (2, "schools/agent.py", NO_URL, "give base_url"),
     (3, "schools/agent.py", DEAD, "check base_url"),
     (2, "bench/concurrency.py -n 7", DEAD, "8 or more"),
