@@ -1247,6 +1247,12 @@ def test_best_of_all_of_is_what_its_judge_that_rejects_calls_good():
     assert not result and result.best == [1]
 
 
+def test_best_of_all_of_is_what_the_judges_before_made_where_one_says_nothing_else():
+    judge = loop.all_of(loop.strict_json, lambda found: found["age"])
+    result = loop.run("?", judge, call=loop.scripted('{"name": "Ada"}'), fixes=[])
+    assert not result and result.best == {"name": "Ada"}
+
+
 def test_all_of_names_the_judge_among_its_own_that_is_wrong():
     judge = loop.all_of(str, str.isdigit)
     with pytest.raises(loop.HookError, match="judge isdigit returned False"):
@@ -1630,7 +1636,8 @@ CASES = {
     case(loop.bad_request): [
         *[(f"stops at {code}: {cure}", busy(code), stops(f"refused for good: {cure}"))
             for code, cure in [
-                (307, "check messages and settings"), (400, "check messages and settings"),
+                (300, "check messages and settings"), (307, "check messages and settings"),
+                (400, "check messages and settings"),
                 (401, "check the key"), (402, "the account has no credit"),
                 (403, "check what the key may do"), (404, "check the model's name"),
                 (422, "check messages and settings")]],
