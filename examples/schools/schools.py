@@ -50,7 +50,14 @@ EXAMPLES = Path(__file__).resolve().parents[1]
 # Where loop.py, the examples and the parts are: tools_in_text.py finds tools.py there.
 sys.path[:0] = [str(EXAMPLES.parent), str(EXAMPLES)]
 
-from committee import Row, figures_of, read_rows, with_interval
+from committee import (
+    HOW_OLD,
+    Row,
+    figures_of,
+    first_number,
+    read_rows,
+    with_interval,
+)
 from extract import PROMPT, items, judge
 from local_model import model
 from parts.batch import BoundRun, each, join_results
@@ -78,7 +85,6 @@ from loop import (
 Events = list[dict[str, Any]]  # of a tape, see emit in loop.py
 SENTENCES = [sentence for sentence, _ in items()]
 MANNERS = ("", "Read with care. ", "First find the name. ")
-HOW_OLD = "How old is {name}? Answer with the number alone.\n\nSentence: {sentence}"
 LOOK_UP = (
     "Give the name and age of the person in sentence {} as JSON with the keys "
     "name (string) and age (integer)."
@@ -113,7 +119,7 @@ def bare_loop(sentence: str, run: BoundRun) -> Result[Any]:
 
 
 def graph(sentence: str, run: BoundRun) -> Result[Any]:
-    """Nodes: extract, check. Edges: on; to the end; or back, in other words, twice."""
+    """Extract, check, end; or from the check back to extract, at most twice."""
     results: list[Result[Any]] = []
     edge: list[str] = []
     for number, manner in enumerate(MANNERS, 1):
@@ -133,16 +139,8 @@ def graph(sentence: str, run: BoundRun) -> Result[Any]:
     return replace(joined, value=None, accepted=False, why=why)
 
 
-def first_number(text: str) -> int:
-    """Judge: there is a number; returns the first."""
-    found = re.search(r"\d+", text)
-    if not found:
-        raise Reject("expected a number")
-    return int(found[0])
-
-
 def durable(sentences: Sequence[str], **options: Any) -> Iterator[Result[Any]]:
-    """The bare loop on a tape, stopped at half, and started again from the tape."""
+    """The bare loop on a tape: done for half of the items, then started for all."""
     half = sentences[: len(sentences) // 2]
     for _ in each(bare_loop, half, **options):
         pass
@@ -303,7 +301,7 @@ def resumed(sentences: list[str], tapes: Path, calls: int) -> str:
     events = [event for it in sentences for own in passes[it] for event in own]
     sent = sum(event["event"] == "sent" for event in events)
     twice = f"{sent - calls} asked twice" if sent > calls else "nothing asked twice"
-    return f"durable: stopped at half and started again: {sent} requests, {twice}"
+    return f"durable: done for half, then started for all: {sent} requests, {twice}"
 
 
 # The picture --------------------------------------------------------------------------
