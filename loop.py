@@ -55,6 +55,7 @@ To use or extend it, read sections 1 to 3. Each of 4 to 8 can be deleted: see RE
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -71,6 +72,7 @@ from functools import lru_cache, partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from itertools import count, islice
 from typing import Any, Generic, NamedTuple, TypeVar, cast
+from weakref import finalize
 
 __version__ = "0.4.0"
 
@@ -1762,12 +1764,12 @@ class Tape:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        from weakref import finalize
-
         self.path = os.path.abspath(path)
         self.lock, self.read_to = threading.Lock(), 0
         self.names: Counter[str] = Counter()
-        self.places: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        # Where replies are, by a digest: 128 bits take little memory, and are unique.
+        self.places: dict[int, int] = {}
+        self.later_places: defaultdict[int, list[int]] = defaultdict(list)
         mode = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         self.file = os.open(self.path, mode, 0o600)
         finalize(self, os.close, self.file).atexit = False  # threads may still write
@@ -1797,10 +1799,12 @@ class Tape:
         state.attempt.key = key
         number = state.replies_by_request[key]
         self.read_on()  # other runs and processes write to the file, too
-        places = self.places.get((state.name, key), [])
-        if number >= len(places):
+        short = int(digest([state.name, key], digits=32), 16)
+        later = self.later_places.get(short, [])
+        if short not in self.places or number > len(later):
             return None
-        _, line = next(whole_lines(self.path, places[number]), (0, b""))
+        place = [self.places[short], *later][number]
+        _, line = next(whole_lines(self.path, place), (0, b""))
         event: Any = event_in(line) or {}
         if (event.get("run"), event.get("key")) != (state.name, key):
             raise OSError(f"{self.path} was changed while in use")
@@ -1813,13 +1817,14 @@ class Tape:
             ours, there = os.fstat(self.file), os.stat(self.path)
             if not os.path.samestat(ours, there) or ours.st_size < self.read_to:
                 raise OSError(f"{self.path} was replaced or cut while in use")
-            if ours.st_size == self.read_to:
-                return
             for place, line in whole_lines(self.path, self.read_to):
                 self.read_to = place + len(line)
-                event = event_in(line)
+                event = event_in(line) if b'"reply"' in line else None
                 if event and event["event"] == "reply" and "text" in event:
-                    self.places[event["run"], str(event.get("key"))].append(place)
+                    about = [event["run"], str(event.get("key"))]
+                    short = int(digest(about, digits=32), 16)
+                    if self.places.setdefault(short, place) != place:
+                        self.later_places[short].append(place)
 
     def write(self, event: dict[str, Any]) -> None:
         """Append an event. A reply is on the disk when this returns."""
@@ -1835,10 +1840,8 @@ class Tape:
         try:
             written = os.write(self.file, line)
             if written < len(line):  # a disk that gets full does not raise
-                from errno import ENOSPC
-
                 why = f"{written} of {len(line)} bytes were written of {text[:200]}"
-                raise OSError(ENOSPC, why)
+                raise OSError(errno.ENOSPC, why)
             if event["event"] == "reply":
                 getattr(os, "fdatasync", os.fsync)(self.file)
         except OSError as error:
@@ -1885,7 +1888,7 @@ def check_tape(path: str) -> None:
     raise ValueError(f"{path} is no tape, it starts with {start[:20]!r}")
 
 
-def digest(data: Any) -> str:
+def digest(data: Any, digits: int = 16) -> str:
     """Return a short name for a JSON value, the same for ever."""
     from hashlib import sha256
 
@@ -1893,7 +1896,7 @@ def digest(data: Any) -> str:
         text = json.dumps(data, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{error}, but a tape needs JSON: {data!r:.200}") from None
-    return sha256(text.encode()).hexdigest()[:16]
+    return sha256(text.encode()).hexdigest()[:digits]
 
 
 def name_for_tape(call: Hook) -> str:
