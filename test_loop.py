@@ -23,6 +23,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextvars
+import gc
 import http.server
 import inspect
 import io
@@ -42,6 +43,7 @@ import textwrap
 import threading
 import time
 import traceback
+import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -3130,6 +3132,47 @@ def test_value_that_json_cannot_hold_does_not_end_a_run(tape):
         assert loop.run("?", lambda text, it=value: it, **options).value is value
     values = [event["value"] for event in recorded(tape, "end")]
     assert values == ["not JSON", {"1": "{2}", "b": "b'x'"}]
+
+
+def test_record_of_a_batch_takes_little_memory(each, tape):
+    """Its place on the tape, and its item's name; also where another process paid."""
+    count, paid, memory = 1000, Counter(), []
+
+    def answer(messages, **settings):
+        paid["calls"] += 1
+        return "5"
+
+    def ask(item, run):
+        return run(f"{item}?", int)
+
+    call = partial(answer, model="m")
+    for _ in range(2):
+        tracemalloc.start()
+        options = {"call": call, "tape": loop.Tape(tape), "workers": 1}
+        results = each(ask, range(count), **options)
+        assert sum(result.value for result in results) == 5 * count
+        gc.collect()
+        memory.append(tracemalloc.get_traced_memory()[0] / count)
+        tracemalloc.stop()
+    assert paid["calls"] == count and max(memory) <= 300, memory
+
+
+def test_same_request_of_a_run_has_its_replies_in_their_order(tape):
+    """Also where two tapes of it were joined: the replies of the first come first."""
+    again = [lambda state: loop.Ask(state.task)]
+    below = loop.check(lambda number: number > 8, "too low")
+    options = {"fixes": again, "name": "r"}
+    call = loop.scripted("1", "2", "9")
+    loop.run("?", loop.all_of(int, below), call=call, tape=loop.Tape(tape), **options)
+    with open(tape, "ab") as file:
+        file.write(tape.read_bytes().replace(b'"text": "1"', b'"text": "7"'))
+    options["tape"] = loop.Tape(tape)
+    result = loop.run("?", loop.all_of(int, below), call=loop.scripted(), **options)
+    assert [it.reply.text for it in result.attempts] == ["1", "2", "9"]
+    never = loop.check(lambda _: False, "never")
+    call = loop.scripted(*["x"] * 9)
+    result = loop.run("?", never, call=call, limits=loop.Limits(tries=7), **options)
+    assert [it.reply.text for it in result.attempts] == [*"129729", "x"]
 
 
 @on_posix
@@ -6337,10 +6380,16 @@ def test_schools_are_counted_drawn_and_paid_for_once(served, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures as Linux counts")
 @pytest.mark.parametrize(
-    "command", ["overhead.py --quick", "concurrency.py -n 8", "tape_speed.py --quick"]
+    "command",
+    [
+        "bench/overhead.py --quick",
+        "bench/concurrency.py -n 8",
+        "bench/tape_speed.py --quick",
+        "scale/plan.py --quick",
+    ],
 )
 def test_benchmark_prints_its_figures(command):
-    _, stdout, _ = example(f"bench/{command}")  # 1 where a busy machine is too slow
+    _, stdout, _ = example(command)  # 1 where a busy machine is too slow
     assert re.search(r"\d\.\d", stdout)
 
 
@@ -6462,6 +6511,11 @@ ENDINGS_OF_EXAMPLES = [
     (3, "schools/agent.py", DEAD, "check base_url"),
     (2, "bench/concurrency.py -n 7", DEAD, "8 or more"),
     (2, "schools/convergence.py --peers Prolog", DEAD, "the peers are loop.py"),
+    (2, "scale/plan.py --items 0", DEAD, "--items: invalid whole number"),
+    (2, "scale/plan.py --seconds inf", DEAD, "--seconds: invalid number"),
+    (2, "scale/plan.py --price 1 -1", DEAD, "--price"),
+    (2, "scale/plan.py --workers 2 --processes 3", DEAD, "2 workers in 3 processes"),
+    (2, "scale/plan.py --measured old", DEAD, "old is nothing that --json printed"),
     (2, "bench/economy.py old", DEAD, "usage: "),
     (2, "bench/economy.py tapes --only agan", DEAD, "agan: the policies are"),
     (3, "bench/economy.py tapes --only again", DEAD, "check base_url"),
@@ -6528,6 +6582,7 @@ INTERRUPTED = {  # when, the exit status, and what is still shown
     ),
     "schools/graph.py": ("Ctrl-C ends", 130, "0 reviews: 0 answered"),
     "schools/durable.py": ("Ctrl-C ends", 130, "0 answered, 0 wait"),
+    "scale/plan.py --quick": ("measuring: workers", 130, "tape an item, of these"),
     "bench/economy.py tapes --only again --json": ("again, person", 130, "{}"),
     "schools/committee.py": (
         "Tomas Petrov",
@@ -6974,6 +7029,62 @@ def test_deadline_of_a_workflow_leaves_the_rest_to_the_next_start(served, tmp_pa
     assert json.loads(stdout)["not_done"] >= 3
     status, stdout, _ = example(command, served.url, tmp_path)
     assert status == 0 and json.loads(stdout)["answered"] == 3
+
+
+# scale/plan.py
+
+# Figures that are easy to compute with.
+MEASURED = {
+    "items": 1000,
+    "memory_per_record": 200,
+    "memory_per_worker": 50_000,
+    "calls_per_second": {"8": 80, "100": 700, "1000": 500},
+    "tape_per_item": 700,
+    "tape_per_call": 900,
+    "prompts_per_item": 2,
+    "prompts_per_call": 1,
+    "replies_per_item": 1,
+    "replies_per_call": 1,
+    "cat_bytes_per_second": 1e9,
+    "resume_seconds_per_record": 0.5,
+}
+JOB = "--items 1000000 --workers 1000 --seconds 2 --calls 1.5 --tokens 500 50"
+
+
+@by_name("arguments, expected", {
+    "the model takes the time": ("--price 0.25 2", {
+        "calls": 1.5e6,
+        "seconds": 3000,  # a thousand workers make 500 calls a second
+        "processes_for_all_workers": 1,
+        "calls_per_minute": 30_000,
+        "tokens_per_minute": 16.5e6,
+        "dollars": 1.5 * (500 * 0.25 + 50 * 2),
+        "tape_bytes": 1e6 * (700 + 2 * 2000 + 200) + 1.5e6 * (900 + 2000 + 200),
+        "memory_of_process": 1.5e6 * 200 + 1000 * 50_000,
+        "cat_seconds": 9.55,
+        "resume_seconds": 750_000,
+    }),
+    "one process is too slow": ("--seconds 0.5", {
+        "seconds": 3000,  # 500 calls a second in place of 2,000
+        "processes_for_all_workers": 4,
+        "dollars": None,
+    }),
+    "as many as it needs, which have fewer workers each": (
+        "--seconds 0.5 --processes 10", {
+            "seconds": 750,
+            "processes_for_all_workers": 3,
+            "memory_of_process": 1.5e5 * 200 + 100 * 50_000,
+            "syncs_per_second_of_process": 200,
+        }),
+    "few workers are not limited by what few workers did": (
+        "--seconds 0.01 --workers 5", {"seconds": 3000}),
+})  # fmt: skip
+def test_plan_is_computed_from_what_was_measured(tmp_path, arguments, expected):
+    (tmp_path / "here.json").write_text(json.dumps({"measured": MEASURED}))
+    command = f"scale/plan.py {JOB} {arguments} --measured here.json --json"
+    status, stdout, stderr = example(command, cwd=tmp_path)
+    found = json.loads(stdout)["plan"]
+    assert status == 0 and stderr == "" and expected.items() <= found.items()
 
 
 # 13. The ledger -----------------------------------------------------------------------

@@ -34,8 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where loop.py is
 import loop
 
 SERVER = r"""
-import asyncio, json, sys
+import asyncio, json, signal, sys
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C, the benchmark ends it
 message = {"role": "assistant", "content": "12"}
 reply = {"id": "r1", "model": "m", "choices": [{"index": 0, "message": message}]}
 reply["choices"][0]["finish_reason"] = "stop"

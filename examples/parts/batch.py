@@ -216,7 +216,8 @@ class Batch(Generic[T]):
                 self.done += 1
                 self.accepted += result.accepted
                 self.look_for_failure(result)
-                self.changed.notify_all()
+                if place == self.taken:  # others are not waited for
+                    self.changed.notify_all()
 
     def start_item(self) -> tuple[int, Any, str] | None:
         """Return the next item, with its place and its name; None for no more."""

@@ -17,7 +17,8 @@ a tape, beside a bare loop (as many threads, each with an httpx client) and besi
 same with an os.write and an fdatasync for each reply, in turns; memory and bytes of
 tape for an item; how many calls of 100 ms 8, 100 and 1,000 workers make in a process;
 and how fast tapes are written, joined and made ready to resume. TMPDIR says on which
-disk. By default these are 10,000 items and under a minute; with --quick 1,000.
+disk. By default these are 10,000 items, which takes a minute; with --quick it
+is a tenth of it, and no more than 100 workers.
 
 Promised: Each figure of the plan is computed from those above it and your arguments.
 What has no price costs an unknown sum, not zero.
@@ -119,15 +120,14 @@ def limit_of_process(measured: dict[str, float], workers: float) -> float:
 # What is measured ---------------------------------------------------------------------
 
 
-def measure(url: str, slow_url: str, folder: Path, size: int) -> Figures:
-    """Measure all, and return the figures by their names."""
-    found = measure_each(url, folder, size)
+def measure(here: Figures, url: str, slow_url: str, folder: Path, size: int) -> None:
+    """Measure all, and add the figures by their names."""
+    here |= measure_each(url, folder, size)
     say("workers")
-    found |= measure_workers(slow_url, folder, rounds=4 if size > 1000 else 2)
+    here |= measure_workers(slow_url, folder, WORKERS[: 2 if size < 10_000 else 3])
     say("tapes")
-    found |= measure_bytes(folder)
-    found |= measure_disk(folder, size)
-    return found
+    here |= measure_bytes(folder)
+    here |= measure_disk(folder, size)
 
 
 def ask_number(item: int, run: Any) -> Any:
@@ -205,17 +205,17 @@ def call_bare(url: str, calls: int, path: Path | None = None, size: int = 0) -> 
     os.close(file)
 
 
-def measure_workers(url: str, folder: Path, rounds: int) -> Figures:
+def measure_workers(url: str, folder: Path, numbers: tuple[int, ...]) -> Figures:
     """Measure the calls a second of so many workers, where a call takes 100 ms."""
     call, rates, memory = loop.chat("m", url, ""), dict[str, float](), 0.0
     before = memory_now()
-    for workers in WORKERS:
+    for workers in numbers:
         options: Any = {"tape": folder / f"{workers} workers", "watch": bool}
-        items = range(workers * (rounds + 1))
+        items = range(workers * 5)
         results = each(ask_number, items, call=call, workers=workers, **options)
         list(islice(results, workers))  # all have a connection now
-        seconds = timed(list, islice(results, workers * (rounds - 1)))
-        rates[str(workers)] = workers * (rounds - 1) / seconds
+        seconds = timed(list, islice(results, workers * 3))
+        rates[str(workers)] = workers * 3 / seconds
         memory = (memory_now() - before) / workers
         list(results)
     return {"calls_per_second": rates, "memory_per_worker": memory}
@@ -415,6 +415,7 @@ def arguments() -> argparse.Namespace:
         parser.error(f"{options.workers} workers in {options.processes} processes")
     if options.n < 100:
         parser.error(f"-n {options.n}: give 100 or more")
+    options.here = {}
     if options.measured:
         try:
             options.here = json.loads(Path(options.measured).read_text())["measured"]
@@ -427,29 +428,30 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Measure, plan and print."""
-    options = arguments()
-    here = options.here if options.measured else None
-    if here is None:
-        # A worker has a connection, and so has the endpoint.
+    options, was_stopped = arguments(), False
+    here: Figures = options.here
+    if not here:
+        # A worker has a connection open, and so has the endpoint.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         folder = tempfile.TemporaryDirectory()
-        with endpoint(0) as url, endpoint(0.1) as slow_url, folder as name:
-            here = measure(url, slow_url, Path(name), options.n)
-    found = {"measured": here, "plan": plan(options, here)}
+        try:
+            with endpoint(0) as url, endpoint(0.1) as slow_url, folder as name:
+                measure(here, url, slow_url, Path(name), options.n)
+        except KeyboardInterrupt:
+            was_stopped = True
+    found = {"measured": here, "plan": {} if was_stopped else plan(options, here)}
     if options.json:
         print(json.dumps(found, indent=2))
     else:
         print_figures(here)
         print()
         print_figures(found["plan"])
+    if was_stopped:
+        return 130
     tells = here["items"] >= 10_000  # of fewer, the memory is mostly chance
     return int(tells and here["memory_per_record"] > MOST_MEMORY)
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-    except KeyboardInterrupt:
-        status = 130
-    raise SystemExit(status)
+    raise SystemExit(main())
