@@ -51,7 +51,7 @@ from datetime import date
 from email.utils import formatdate
 from functools import partial
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from itertools import chain, combinations, pairwise
+from itertools import chain, combinations, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -7062,7 +7062,7 @@ JOB = "--items 1000000 --workers 1000 --seconds 2 --calls 1.5 --tokens 500 50"
         "tape_bytes": 1e6 * (700 + 2 * 2000 + 200) + 1.5e6 * (900 + 2000 + 200),
         "memory_of_process": 1.5e6 * 200 + 1000 * 50_000,
         "cat_seconds": 9.55,
-        "resume_seconds": 750_000,
+        "resume_seconds": 750_009.55,
     }),
     "one process is too slow": ("--seconds 0.5", {
         "seconds": 3000,  # 500 calls a second in place of 2,000
@@ -7085,6 +7085,35 @@ def test_plan_is_computed_from_what_was_measured(tmp_path, arguments, expected):
     status, stdout, stderr = example(command, cwd=tmp_path)
     found = json.loads(stdout)["plan"]
     assert status == 0 and stderr == "" and expected.items() <= found.items()
+
+
+def test_parts_of_a_batch_are_joined_by_cat_and_only_what_is_missing_is_paid_for(
+    each, tmp_path, monkeypatch
+):
+    """As scale/README.md has it. One part was killed within its last reply."""
+    readme = (EXAMPLES / "scale" / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    asked, items = [], [{"id": n} for n in range(10)]
+
+    def answer(messages, **settings):
+        asked.append(messages[0]["content"])
+        return loop.Reply("5", cost=0.01)
+
+    def task(item, run):
+        return run(f"{item['id']}?", int)
+
+    options = {"key": lambda item: item["id"], "call": partial(answer, model="m")}
+    names = {"each": each, "islice": islice, "Limits": loop.Limits, "task": task}
+    names |= options
+    exec(re.search("```python\n(.*?)```", readme, re.DOTALL)[1], names)
+    for n in range(3):
+        assert all(names["part"](n, 3, items))
+    assert sorted(asked) == [f"{n}?" for n in range(10)]
+    one, *others = (path.read_bytes() for path in sorted(tmp_path.glob("part-*.jsonl")))
+    cut = one[: one.rindex(b'"event": "reply"') + 40]
+    Path("all.jsonl").write_bytes(b"".join([cut, *others]))
+    assert all(each(task, items, tape="all.jsonl", **options))
+    assert len(asked) == 11
 
 
 # 13. The ledger -----------------------------------------------------------------------

@@ -85,7 +85,7 @@ def plan(job: Any, here: Figures) -> Figures:
         + here["replies_per_call"] * reply
     )
     memory = here["memory_per_record"] * calls / job.processes
-    dollars = None
+    cat_seconds, dollars = tape / here["cat_bytes_per_second"], None
     if job.price:
         spent = [n * price for n, price in zip(job.tokens, job.price, strict=True)]
         dollars = calls * sum(spent) / 1e6
@@ -100,8 +100,8 @@ def plan(job: Any, here: Figures) -> Figures:
         "memory_of_process": memory + here["memory_per_worker"] * share,
         "files_of_process": share + 10,
         "syncs_per_second_of_process": rate / job.processes,
-        "cat_seconds": tape / here["cat_bytes_per_second"],
-        "resume_seconds": calls * here["resume_seconds_per_record"],
+        "cat_seconds": cat_seconds,
+        "resume_seconds": cat_seconds + calls * here["resume_seconds_per_record"],
     }
 
 
