@@ -69,6 +69,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
+from hashlib import sha256
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from itertools import count, islice
 from typing import Any, Generic, NamedTuple, TypeVar, cast
@@ -1767,9 +1768,8 @@ class Tape:
         self.path = os.path.abspath(path)
         self.lock, self.read_to = threading.Lock(), 0
         self.names: Counter[str] = Counter()
-        # Where replies are, by a digest: 128 bits take little memory, and are unique.
-        self.places: dict[int, int] = {}
-        self.later_places: defaultdict[int, list[int]] = defaultdict(list)
+        self.places: dict[bytes, int] = {}  # of the first replies; of any later ones:
+        self.later_places: defaultdict[bytes, list[int]] = defaultdict(list)
         mode = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         self.file = os.open(self.path, mode, 0o600)
         finalize(self, os.close, self.file).atexit = False  # threads may still write
@@ -1799,7 +1799,7 @@ class Tape:
         state.attempt.key = key
         number = state.replies_by_request[key]
         self.read_on()  # other runs and processes write to the file, too
-        short = int(digest([state.name, key], digits=32), 16)
+        short = hash_of(f"{key} {state.name}")
         later = self.later_places.get(short, [])
         if short not in self.places or number > len(later):
             return None
@@ -1821,8 +1821,7 @@ class Tape:
                 self.read_to = place + len(line)
                 event = event_in(line) if b'"reply"' in line else None
                 if event and event["event"] == "reply" and "text" in event:
-                    about = [event["run"], str(event.get("key"))]
-                    short = int(digest(about, digits=32), 16)
+                    short = hash_of(f"{event.get('key')} {event['run']}")
                     if self.places.setdefault(short, place) != place:
                         self.later_places[short].append(place)
 
@@ -1864,10 +1863,8 @@ def whole_lines(path: str, place: int = 0) -> Iterator[tuple[int, bytes]]:
 
 def event_in(line: bytes) -> dict[str, Any] | None:
     """Return the event in a line of a tape; None where it is blank or torn."""
-    if not line.startswith(TAPE_HEAD):
-        return None
     with suppress(ValueError, RecursionError):
-        event: dict[str, Any] = json.loads(line)
+        event: dict[str, Any] = json.loads(line) if line.startswith(TAPE_HEAD) else {}
         if all(isinstance(event.get(name), str) for name in ("event", "run", "hook")):
             return event
     return None
@@ -1888,15 +1885,18 @@ def check_tape(path: str) -> None:
     raise ValueError(f"{path} is no tape, it starts with {start[:20]!r}")
 
 
-def digest(data: Any, digits: int = 16) -> str:
+def digest(data: Any) -> str:
     """Return a short name for a JSON value, the same for ever."""
-    from hashlib import sha256
-
     try:
         text = json.dumps(data, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{error}, but a tape needs JSON: {data!r:.200}") from None
-    return sha256(text.encode()).hexdigest()[:digits]
+    return hash_of(text).hex()[:16]
+
+
+def hash_of(text: str) -> bytes:
+    """Return 16 bytes, which no other text has: an index of these is small."""
+    return sha256(text.encode(errors="surrogatepass")).digest()[:16]
 
 
 def name_for_tape(call: Hook) -> str:
