@@ -65,7 +65,7 @@ import time
 import types
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
@@ -461,8 +461,9 @@ class State:
     started_at: float = 0.0
     question_error: Exception | None = None  # a bug in answering a hook's question
     inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
-    replies_by_request: Counter[str] = field(default_factory=Counter[str])
-    replies_by_content: Counter[str] = field(default_factory=Counter[str])
+    # How often each request was asked, and each content came:
+    replies_by_request: dict[str, int] = field(default_factory=dict[str, int])
+    replies_by_content: dict[str, int] = field(default_factory=dict[str, int])
     # Of best: (is it a value, judges that passed it, its score); the greater wins.
     best_rank: tuple[bool, int, float] = (False, 0, -math.inf)
 
@@ -771,7 +772,7 @@ def code_fence(state: State) -> Use | None:
     within JSON is a part of it, and blocks before one that is cut off are drafts.
     (outrider#111)"""
     parts, is_open = split_at_fences(state.text)
-    if is_open:
+    if is_open or len(parts) == 1:
         return None
     pieces, blocks = scan_json(state.text).pieces, list[str]()
     for number, part in enumerate(parts):
@@ -1383,8 +1384,8 @@ class chat:
         check_url(url)
         check_price(price)
         secret = ({"Authorization": f"Bearer {key}"} if key else {}) | (headers or {})
-        # Our own clients have HEADERS already; to add them here takes time.
-        self.headers = (HEADERS if client else {}) | secret
+        agent = {} if client else {"User-Agent": f"loop.py/{__version__}"}
+        self.headers = HEADERS | agent | secret
         if settings.get("stream"):
             raise TypeError("stream=True: chat waits for the whole reply")
         if not all(it.isascii() and it.isprintable() for it in self.headers.values()):
@@ -1406,7 +1407,8 @@ class chat:
         body, began, response = self.new_body(), time.monotonic(), cast("Any", None)
         client = self.client or borrow_client()
         try:
-            with client.stream(**self.request(messages, changed)) as response:
+            request = self.request(messages, changed)
+            with closing(client.send(request, stream=True)) as response:
                 for chunk in response.iter_bytes():
                     if self.add_chunk(chunk, body, began):
                         break
@@ -1418,20 +1420,23 @@ class chat:
                 IDLE.append(client)
         return self.read(response, body, began)
 
-    def request(self, messages: Messages, changed: dict[str, Any]) -> dict[str, Any]:
-        """Return what the client's `stream` needs to send these messages."""
+    def request(self, messages: Messages, changed: dict[str, Any]) -> Any:
+        """Return the request to send, as httpx has it."""
         settings = self.settings | changed
         settings = {key: it for key, it in settings.items() if it is not None}
-        body = json.dumps(self.payload(messages, settings)).encode()
-        return {
-            "method": "POST",
-            # A client of yours may be of httpx2, which does not take a URL of httpx.
-            "url": self.url if self.client else parsed_url(self.url),
-            "headers": self.headers,
-            "content": body,
-            # Seconds to connect, read, write and wait for the pool (None: for ever).
-            "timeout": (min(10.0, self.timeout), self.timeout, self.timeout, None),
-        }
+        content = json.dumps(self.payload(messages, settings)).encode()
+        options = {"headers": self.headers, "content": content}
+        extensions = {"timeout": self.timeouts()}
+        if self.client:  # which may have headers, cookies and a base of its own
+            build = self.client.build_request
+            return build("POST", self.url, extensions=extensions, **options)
+        url = parsed_url(self.url)
+        return import_httpx().Request("POST", url, extensions=extensions, **options)
+
+    def timeouts(self) -> dict[str, float | None]:
+        """Return the seconds for each phase of a request; None: for ever."""
+        read = write = self.timeout
+        return {"connect": min(10.0, read), "read": read, "write": write, "pool": None}
 
     def payload(self, messages: Messages, settings: dict[str, Any]) -> dict[str, Any]:
         """Return what is sent, as a JSON value."""
@@ -1537,7 +1542,8 @@ class achat(chat):
         idle = await anext(IDLE_OF_LOOP[loop])
         client = self.client or (idle.pop() if idle else new_client("AsyncClient"))
         try:
-            async with client.stream(**self.request(messages, changed)) as response:
+            request = self.request(messages, changed)
+            async with aclosing(await client.send(request, stream=True)) as response:
                 async for chunk in response.aiter_bytes():
                     if self.add_chunk(chunk, body, began):
                         break
@@ -1626,6 +1632,14 @@ def trusted_certificates() -> Any:
 
 
 @lru_cache
+def has_proxies() -> bool:
+    """Return whether the environment names a proxy."""
+    from urllib.request import getproxies
+
+    return bool(getproxies())
+
+
+@lru_cache
 def parsed_url(url: str) -> Any:
     """Return a URL as httpx has it: parsing it takes 20 us of each call."""
     return import_httpx().URL(url)
@@ -1635,15 +1649,14 @@ def new_client(kind: str) -> Any:
     """Return a client that has no proxy to this machine, no queue for a free slot, and
     no cookies: they would go from one endpoint, or key, to another."""
     from http.cookiejar import CookieJar, DefaultCookiePolicy
-    from urllib.request import getproxies
 
     local = ("all://localhost", "all://127.0.0.1", "all://[::1]")
     return getattr(import_httpx(), kind)(
         # Where there is no proxy, looking at these would take 10 us of each call.
-        mounts=dict.fromkeys(local if getproxies() else ()),
+        mounts=dict.fromkeys(local if has_proxies() else ()),
+        trust_env=has_proxies(),  # all it means here, and looking takes 0.1 ms
         limits=import_httpx().Limits(max_connections=None),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        headers=HEADERS,
         verify=trusted_certificates(),
     )
 
@@ -1795,7 +1808,7 @@ class Tape:
         name = name_for_tape(state.call)
         key = digest([state.messages, state.settings, name])
         state.attempt.key = key
-        number = state.replies_by_request[key]
+        number = state.replies_by_request.get(key, 0)
         self.read_on()  # other runs and processes write to the file, too
         places = self.places.get((state.name, key), [])
         if number >= len(places):
@@ -2020,9 +2033,10 @@ class Account:
         """Add this to what was spent. A cost of None makes the sum unknown."""
         with self.lock:
             for unit, more in used.items():
-                total: Any = getattr(self.spent, unit)
-                total = None if total is None or more is None else total + more
-                setattr(self.spent, unit, total)
+                if more != 0:
+                    total: Any = getattr(self.spent, unit)
+                    total = None if total is None or more is None else total + more
+                    setattr(self.spent, unit, total)
 
 
 def start_run(state: State, tape: Any, name: str, watch: Any, after: Any) -> None:
@@ -2068,7 +2082,7 @@ def start_attempt(state: State, move: Ask) -> Any:
     if move.call is not None and move.call != state.call:
         state.call, state.reply = move.call, Reply("")
         state.changed = {k: it for k, it in state.task_settings.items() if k != "model"}
-        state.replies_by_content, state.repeats = Counter(), 0
+        state.replies_by_content, state.repeats = {}, 0
         state.judged, state.faults_in_a_row = 0, 0
     state.changed = state.changed | move.settings
     state.settings = recorded_settings(settings_of(state.call) | state.changed)
@@ -2110,7 +2124,7 @@ def record_fault(state: State, attempt: Attempt, fault: CallError) -> None:
 def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     """Charge a reply, record it, and notice whether it came before."""
     state.reply = attempt.reply = reply
-    state.replies_by_request[attempt.key] += 1
+    count_one(state.replies_by_request, attempt.key)
     state.faults_in_a_row = 0
     used = usage_of(state, reply)
     charge(state, reused=int(attempt.reused), **used)
@@ -2122,8 +2136,7 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     # The id of a tool call is new each time; what counts is what it asks for.
     asks = [get_path(dict, it, "function") or it for it in reply.tool_calls or ()]
     content = f"{reply.text}{asks}" if asks else reply.text
-    state.replies_by_content[content] += 1
-    state.repeats = state.replies_by_content[content]
+    state.repeats = count_one(state.replies_by_content, content)
     state.text, state.texts = reply.text, (reply.text,)
     if asks and state.judge is not accept_anything:
         # Text beside a tool call is no answer. Only a fix-up can go on from here.
@@ -2137,6 +2150,12 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
         start_inspection(state, reply.text)  # it counts as a try
         record_rejection(state, reply.text, Reject(reply.complaint))
         state.text, state.texts = "", ()  # nothing to repair
+
+
+def count_one(counts: dict[str, int], key: str) -> int:
+    """Count a key once more; return how often that was. (A Counter is slow to make.)"""
+    counts[key] = counts.get(key, 0) + 1
+    return counts[key]
 
 
 def charge(state: State, **used: Any) -> None:
@@ -2517,17 +2536,17 @@ def recorded_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def without_secrets(value: Any) -> Any:
     """Return a JSON value without the members whose keys look like those of secrets."""
-    members: Any = get_path(dict, value)
-    if members:
+    if isinstance(value, dict):
         public: dict[Any, Any] = {}
-        for key, member in members.items():
+        for key, member in cast("Any", value).items():
             # In a JSON schema, a member of such a name is an object.
             is_object = isinstance(member, dict) and "header" not in str(key).lower()
             if is_object or not SECRET.search(str(key)):
                 public[key] = without_secrets(member)
         return public
-    items: Any = get_path((list, tuple), value)
-    return [without_secrets(it) for it in items] if items else value
+    if isinstance(value, (list, tuple)):
+        return [without_secrets(it) for it in cast("Any", value)]
+    return value
 
 
 def name_of(hook: Any) -> str:
