@@ -1392,6 +1392,7 @@ class chat:
             raise ValueError("a key or header has characters that HTTP does not allow")
         base, mark, query = url.partition("?")  # Azure has its version there
         self.url = f"{base.rstrip('/')}{self.path}{mark}{query}"
+        self.is_https = url.startswith("https")
         self.secrets = [key, query, *secret.values()]  # never to be shown
         pairs = [*secret.items(), *re.findall("([^=&]+)=([^&]+)", query)]
         for name, value in pairs:  # the endpoint may quote a part of it
@@ -1405,7 +1406,8 @@ class chat:
 
     def __call__(self, messages: Messages, **changed: Any) -> Reply:
         body, began, response = self.new_body(), time.monotonic(), cast("Any", None)
-        client = self.client or borrow_client()
+        idle = IDLE[self.is_https]
+        client = self.client or borrow_client("Client", idle, self.is_https)
         try:
             request = self.request(messages, changed)
             with closing(client.send(request, stream=True)) as response:
@@ -1417,7 +1419,7 @@ class chat:
                 raise self.connection_error(error) from None  # its request has the key
         finally:
             if not self.client:
-                IDLE.append(client)
+                idle.append(client)
         return self.read(response, body, began)
 
     def request(self, messages: Messages, changed: dict[str, Any]) -> Any:
@@ -1539,8 +1541,8 @@ class achat(chat):
         loop = get_running_loop()
         if loop not in IDLE_OF_LOOP:
             IDLE_OF_LOOP[loop] = keep_idle_clients(loop)
-        idle = await anext(IDLE_OF_LOOP[loop])
-        client = self.client or (idle.pop() if idle else new_client("AsyncClient"))
+        idle = (await anext(IDLE_OF_LOOP[loop]))[self.is_https]
+        client = self.client or borrow_client("AsyncClient", idle, self.is_https)
         try:
             request = self.request(messages, changed)
             async with aclosing(await client.send(request, stream=True)) as response:
@@ -1586,29 +1588,30 @@ def usage_figure(kind: Any, usage: Any, name: str) -> Any:
 
 
 # Clients that are not in use. Each serves one request at a time: in httpx 0.28.1 the
-# pool of a shared one takes time in the square of its connections.
-IDLE: list[Any] = []
+# pool of a shared one takes time in the square of its connections. Those for https, at
+# True, are other ones, as those for http check no certificates.
+IDLE: defaultdict[bool, list[Any]] = defaultdict(list)
 IDLE_OF_LOOP: dict[Any, Any] = {}  # event loop -> the generator that has its clients
 
 
-def borrow_client() -> Any:
-    """Return a client that is not in use."""
+def borrow_client(kind: str, idle: list[Any], is_https: bool) -> Any:
+    """Return an idle client, or a new one. (Another thread may take the last one.)"""
     try:
-        return IDLE.pop()
+        return idle.pop()
     except IndexError:
-        return new_client("Client")
+        return new_client(kind, is_https)
 
 
 async def keep_idle_clients(loop: Any) -> Any:
-    """Yield the list of idle clients of an event loop, again and again. asyncio.run
-    closes this generator when the loop ends, and so it closes the clients."""
-    idle: list[Any] = []
+    """Yield the idle clients of an event loop, again and again. asyncio.run closes this
+    generator when the loop ends, and so it closes the clients."""
+    idle: defaultdict[bool, list[Any]] = defaultdict(list)
     try:
         while True:
             yield idle
     finally:
         IDLE_OF_LOOP.pop(loop, None)
-        for client in idle:
+        for client in (*idle[False], *idle[True]):
             await client.aclose()
 
 
@@ -1626,9 +1629,10 @@ def import_httpx() -> Any:
 
 
 @lru_cache
-def trusted_certificates() -> Any:
-    """Return the certificates that are trusted: reading them takes 10 ms."""
-    return import_httpx().create_ssl_context()
+def tls_context(is_https: bool) -> Any:
+    """Return what checks certificates; what checks none where no request is of https,
+    as to read those that are trusted takes tens of ms."""
+    return import_httpx().create_ssl_context(verify=is_https)
 
 
 @lru_cache
@@ -1645,9 +1649,10 @@ def parsed_url(url: str) -> Any:
     return import_httpx().URL(url)
 
 
-def new_client(kind: str) -> Any:
+def new_client(kind: str, is_https: bool = True) -> Any:
     """Return a client that has no proxy to this machine, no queue for a free slot, and
-    no cookies: they would go from one endpoint, or key, to another."""
+    no cookies: they would go from one endpoint, or key, to another. It follows no
+    redirect, so that one for http never meets a certificate."""
     from http.cookiejar import CookieJar, DefaultCookiePolicy
 
     local = ("all://localhost", "all://127.0.0.1", "all://[::1]")
@@ -1657,7 +1662,7 @@ def new_client(kind: str) -> Any:
         trust_env=has_proxies(),  # all it means here, and looking takes 0.1 ms
         limits=import_httpx().Limits(max_connections=None),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        verify=trusted_certificates(),
+        verify=tls_context(is_https),
     )
 
 
@@ -2124,7 +2129,8 @@ def record_fault(state: State, attempt: Attempt, fault: CallError) -> None:
 def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     """Charge a reply, record it, and notice whether it came before."""
     state.reply = attempt.reply = reply
-    count_one(state.replies_by_request, attempt.key)
+    counts = state.replies_by_request
+    counts[attempt.key] = counts.get(attempt.key, 0) + 1
     state.faults_in_a_row = 0
     used = usage_of(state, reply)
     charge(state, reused=int(attempt.reused), **used)
@@ -2136,7 +2142,8 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     # The id of a tool call is new each time; what counts is what it asks for.
     asks = [get_path(dict, it, "function") or it for it in reply.tool_calls or ()]
     content = f"{reply.text}{asks}" if asks else reply.text
-    state.repeats = count_one(state.replies_by_content, content)
+    state.repeats = state.replies_by_content.get(content, 0) + 1
+    state.replies_by_content[content] = state.repeats
     state.text, state.texts = reply.text, (reply.text,)
     if asks and state.judge is not accept_anything:
         # Text beside a tool call is no answer. Only a fix-up can go on from here.
@@ -2150,12 +2157,6 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
         start_inspection(state, reply.text)  # it counts as a try
         record_rejection(state, reply.text, Reject(reply.complaint))
         state.text, state.texts = "", ()  # nothing to repair
-
-
-def count_one(counts: dict[str, int], key: str) -> int:
-    """Count a key once more; return how often that was. (A Counter is slow to make.)"""
-    counts[key] = counts.get(key, 0) + 1
-    return counts[key]
 
 
 def charge(state: State, **used: Any) -> None:

@@ -35,6 +35,7 @@ import re
 import select
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -2614,6 +2615,41 @@ def test_proxy_comes_between_us_and_others_but_not_this_machine(echo):
     assert program(echo.url, code, HTTP_PROXY=proxy, NO_PROXY="") == "hi\n" * 3
     near, far = "/v1/chat/completions", "http://far-away.test/v1/chat/completions"
     assert [path for path, _, _ in echo.seen] == [near, far, near]
+
+
+@pytest.fixture
+def https(tmp_path):
+    """An endpoint of https, and the certificate that it has from nobody else."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    make += f" -subj /CN=x -addext subjectAltName=IP:127.0.0.1 -out {certificate}"
+    subprocess.run([*make.split(), "-keyout", key], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    it = Served()
+    it.server.socket = tls.wrap_socket(it.server.socket, server_side=True)
+    it.url = it.url.replace("http:", "https:")
+    it.otherwise = lambda _asked: it.answer("a secret")
+    yield it, str(certificate)
+    it.server.shutdown()
+    it.server.server_close()
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="there is no openssl")
+@pytest.mark.parametrize("ask", ["ask({})", "asyncio.run(ask_async({}))"])
+def test_untrusted_certificate_is_refused_also_after_a_call_by_http(echo, https, ask):
+    endpoint, certificate = https
+    by_http, by_https = ask.format(""), ask.format(repr(endpoint.url))
+    code = f"""
+{by_http}
+try:
+    {by_https}
+except loop.CallError as error:
+    print("CERTIFICATE_VERIFY_FAILED" in str(error), error.billed)
+"""
+    assert program(echo.url, code) == "hi\nTrue False\n"
+    assert program("", by_https, SSL_CERT_FILE=certificate) == "a secret\n"
+    assert len(endpoint.seen) == 1
 
 
 def test_httpx2_serves_where_httpx_is_not_installed(echo):
