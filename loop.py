@@ -1392,7 +1392,6 @@ class chat:
             raise ValueError("a key or header has characters that HTTP does not allow")
         base, mark, query = url.partition("?")  # Azure has its version there
         self.url = f"{base.rstrip('/')}{self.path}{mark}{query}"
-        self.is_https = url.startswith("https")
         self.secrets = [key, query, *secret.values()]  # never to be shown
         pairs = [*secret.items(), *re.findall("([^=&]+)=([^&]+)", query)]
         for name, value in pairs:  # the endpoint may quote a part of it
@@ -1406,11 +1405,13 @@ class chat:
 
     def __call__(self, messages: Messages, **changed: Any) -> Reply:
         body, began, response = self.new_body(), time.monotonic(), cast("Any", None)
-        idle = IDLE[self.is_https]
-        client = self.client or borrow_client("Client", idle, self.is_https)
+        request, route = self.request(messages, changed), route_to(self.url)
+        idle = IDLE[route]
+        transport = self.client or borrow_transport(idle, "HTTPTransport", route)
+        send = getattr(transport, "handle_request", None)
+        send = send or partial(transport.send, stream=True)  # of a client of yours
         try:
-            request = self.request(messages, changed)
-            with closing(client.send(request, stream=True)) as response:
+            with closing(send(request)) as response:
                 for chunk in response.iter_bytes():
                     if self.add_chunk(chunk, body, began):
                         break
@@ -1419,7 +1420,7 @@ class chat:
                 raise self.connection_error(error) from None  # its request has the key
         finally:
             if not self.client:
-                idle.append(client)
+                idle.append(transport)
         return self.read(response, body, began)
 
     def request(self, messages: Messages, changed: dict[str, Any]) -> Any:
@@ -1538,14 +1539,16 @@ class achat(chat):
         from asyncio import CancelledError, get_running_loop
 
         body, began, response = self.new_body(), time.monotonic(), cast("Any", None)
+        request, route = self.request(messages, changed), route_to(self.url)
         loop = get_running_loop()
         if loop not in IDLE_OF_LOOP:
-            IDLE_OF_LOOP[loop] = keep_idle_clients(loop)
-        idle = (await anext(IDLE_OF_LOOP[loop]))[self.is_https]
-        client = self.client or borrow_client("AsyncClient", idle, self.is_https)
+            IDLE_OF_LOOP[loop] = keep_idle_transports(loop)
+        idle = (await anext(IDLE_OF_LOOP[loop]))[route]
+        transport = self.client or borrow_transport(idle, "AsyncHTTPTransport", route)
+        send = getattr(transport, "handle_async_request", None)
+        send = send or partial(transport.send, stream=True)  # of a client of yours
         try:
-            request = self.request(messages, changed)
-            async with aclosing(await client.send(request, stream=True)) as response:
+            async with aclosing(await send(request)) as response:
                 async for chunk in response.aiter_bytes():
                     if self.add_chunk(chunk, body, began):
                         break
@@ -1554,11 +1557,12 @@ class achat(chat):
                 raise self.connection_error(error) from None
         except CancelledError:  # its connection would stay in use for ever
             if not self.client:
-                await client.aclose()
+                await transport.aclose()
+                idle = list[Any]()  # so that nobody uses it again
             raise
         finally:
-            if not self.client and not client.is_closed:
-                idle.append(client)
+            if not self.client:
+                idle.append(transport)
         return self.read(response, body, began)
 
 
@@ -1587,32 +1591,37 @@ def usage_figure(kind: Any, usage: Any, name: str) -> Any:
     return figure if sensible else None
 
 
-# Clients that are not in use. Each serves one request at a time: in httpx 0.28.1 the
-# pool of a shared one takes time in the square of its connections. Those for https, at
-# True, are other ones, as those for http check no certificates.
-IDLE: defaultdict[bool, list[Any]] = defaultdict(list)
-IDLE_OF_LOOP: dict[Any, Any] = {}  # event loop -> the generator that has its clients
+# Transports that are not in use, by the route that they take. Each serves one request
+# at a time: in httpx 0.28.1 the pool of a shared one takes time in the square of its
+# connections.
+IDLE: defaultdict[Any, list[Any]] = defaultdict(list)
+IDLE_OF_LOOP: dict[Any, Any] = {}  # event loop -> the generator that has its transports
 
 
-def borrow_client(kind: str, idle: list[Any], is_https: bool) -> Any:
-    """Return an idle client, or a new one. (Another thread may take the last one.)"""
-    try:
+def borrow_transport(idle: list[Any], kind: str, route: tuple[bool, str | None]) -> Any:
+    """Return what sends requests on a route: an idle transport, or a new one.
+
+    Unlike a client of httpx it follows no redirect, logs no URL, and has no cookies,
+    which would go from one key to another. It also takes less time.
+    """
+    with suppress(IndexError):  # another thread may take the last one
         return idle.pop()
-    except IndexError:
-        return new_client(kind, is_https)
+    is_https, proxy = route
+    transport = getattr(import_httpx(), kind)
+    return transport(verify=tls_context(is_https), proxy=proxy)
 
 
-async def keep_idle_clients(loop: Any) -> Any:
-    """Yield the idle clients of an event loop, again and again. asyncio.run closes this
-    generator when the loop ends, and so it closes the clients."""
-    idle: defaultdict[bool, list[Any]] = defaultdict(list)
+async def keep_idle_transports(loop: Any) -> Any:
+    """Yield the idle transports of an event loop, again and again. asyncio.run closes
+    this generator when the loop ends, and so it closes the transports."""
+    idle: defaultdict[Any, list[Any]] = defaultdict(list)
     try:
         while True:
             yield idle
     finally:
         IDLE_OF_LOOP.pop(loop, None)
-        for client in (*idle[False], *idle[True]):
-            await client.aclose()
+        for transport in [it for transports in idle.values() for it in transports]:
+            await transport.aclose()
 
 
 if hasattr(os, "register_at_fork"):  # a child must not use the sockets of its parent
@@ -1636,34 +1645,24 @@ def tls_context(is_https: bool) -> Any:
 
 
 @lru_cache
-def has_proxies() -> bool:
-    """Return whether the environment names a proxy."""
-    from urllib.request import getproxies
+def route_to(url: str) -> tuple[bool, str | None]:
+    """Return how to get to a URL: whether by https, and by which proxy of the
+    environment. There is none to this machine."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
 
-    return bool(getproxies())
+    parts, proxies = urlsplit(url), getproxies()
+    is_near = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or is_near or proxy_bypass(parts.netloc):
+        return parts.scheme == "https", None
+    return parts.scheme == "https", proxy if "://" in proxy else f"http://{proxy}"
 
 
 @lru_cache
 def parsed_url(url: str) -> Any:
     """Return a URL as httpx has it: parsing it takes 20 us of each call."""
     return import_httpx().URL(url)
-
-
-def new_client(kind: str, is_https: bool = True) -> Any:
-    """Return a client that has no proxy to this machine, no queue for a free slot, and
-    no cookies: they would go from one endpoint, or key, to another. It follows no
-    redirect, so that one for http never meets a certificate."""
-    from http.cookiejar import CookieJar, DefaultCookiePolicy
-
-    local = ("all://localhost", "all://127.0.0.1", "all://[::1]")
-    return getattr(import_httpx(), kind)(
-        # Where there is no proxy, looking at these would take 10 us of each call.
-        mounts=dict.fromkeys(local if has_proxies() else ()),
-        trust_env=has_proxies(),  # all it means here, and looking takes 0.1 ms
-        limits=import_httpx().Limits(max_connections=None),
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        verify=tls_context(is_https),
-    )
 
 
 # 7. Watching --------------------------------------------------------------------------

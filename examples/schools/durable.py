@@ -60,7 +60,7 @@ from graph import check_steps, pipeline, reviews
 from local_model import model
 from parts.batch import each
 
-from loop import GaveUp, Hook, Limits, event_in, import_httpx, new_client, whole_lines
+from loop import GaveUp, Hook, Limits, event_in, import_httpx, whole_lines
 
 HOPELESS = f'Ada Long, 36, wrote: "{"Bad, " * 12_000}"'
 WAITS = "gate: a person has to decide"
@@ -78,7 +78,7 @@ def name_of_guest(review: str) -> str:
 def count_requests(call: Any, path: Path, kill_at: float) -> Any:
     """Return the call by way of a server that counts its requests in a file: a `s` for
     each start, a `>` for each request, an `x` for each that was refused."""
-    client, counted = new_client("Client"), copy.copy(call)
+    client, counted = import_httpx().Client(trust_env=False), copy.copy(call)
     file, requests, lock = open(path, "ab", 0), [0], threading.Lock()  # noqa: SIM115
     file.write(b"s")
 
