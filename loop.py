@@ -650,9 +650,10 @@ def strict_json(text: str) -> Any:
         found: dict[str, Any] = {}
         for key, value in pairs:
             # As JSON, since True == 1 in Python.
-            if json.dumps(found.setdefault(key, value)) != json.dumps(value):
+            if key in found and json.dumps(found[key]) != json.dumps(value):
                 both = f"{short_json(found[key])} and {short_json(value)}"
                 raise Reject(f"{key}: both {both}")
+            found[key] = value
         return found
 
     try:
