@@ -1357,9 +1357,9 @@ class chat:
 
     What is not given comes from OPENAI_MODEL, OPENAI_BASE_URL and OPENAI_API_KEY.
     price: (input, output) in dollars per million tokens. timeout: seconds of silence;
-    once a reply has begun, also for all of it. headers: to add; a key belongs here, as
-    httpx logs the URL. client: an httpx client of your own. Any other keyword is a
-    setting of every request: temperature=0.7 ...
+    once a reply has begun, also for all of it. headers: to add; a key belongs here, not
+    in the URL. client: an httpx client of your own. Any other keyword is a setting of
+    every request: temperature=0.7 ...
     """
 
     blocks = True  # it would block an event loop, so `arun` refuses it
@@ -1406,9 +1406,9 @@ class chat:
 
     def __call__(self, messages: Messages, **changed: Any) -> Reply:
         body, began, response = self.new_body(), time.monotonic(), cast("Any", None)
-        request, route = self.request(messages, changed), route_to(self.url)
-        idle = IDLE[route]
-        transport = self.client or borrow_transport(idle, "HTTPTransport", route)
+        request = self.request(messages, changed)
+        idle = IDLE[route_to(self.url)]
+        transport = self.client or borrow_transport(idle, "HTTPTransport", self.url)
         send = getattr(transport, "handle_request", None)
         send = send or partial(transport.send, stream=True)  # of a client of yours
         try:
@@ -1430,12 +1430,10 @@ class chat:
         settings = {key: it for key, it in settings.items() if it is not None}
         content = json.dumps(self.payload(messages, settings)).encode()
         options = {"headers": self.headers, "content": content}
-        extensions = {"timeout": self.timeouts()}
-        if self.client:  # which may have headers, cookies and a base of its own
-            build = self.client.build_request
-            return build("POST", self.url, extensions=extensions, **options)
-        url = parsed_url(self.url)
-        return import_httpx().Request("POST", url, extensions=extensions, **options)
+        options |= {"extensions": {"timeout": self.timeouts()}}
+        if self.client:  # which may add headers and cookies of its own
+            return self.client.build_request("POST", self.url, **options)
+        return import_httpx().Request("POST", parsed_url(self.url), **options)
 
     def timeouts(self) -> dict[str, float | None]:
         """Return the seconds for each phase of a request; None: for ever."""
@@ -1540,12 +1538,12 @@ class achat(chat):
         from asyncio import CancelledError, get_running_loop
 
         body, began, response = self.new_body(), time.monotonic(), cast("Any", None)
-        request, route = self.request(messages, changed), route_to(self.url)
+        request, url = self.request(messages, changed), self.url
         loop = get_running_loop()
         if loop not in IDLE_OF_LOOP:
             IDLE_OF_LOOP[loop] = keep_idle_transports(loop)
-        idle = (await anext(IDLE_OF_LOOP[loop]))[route]
-        transport = self.client or borrow_transport(idle, "AsyncHTTPTransport", route)
+        idle = (await anext(IDLE_OF_LOOP[loop]))[route_to(url)]
+        transport = self.client or borrow_transport(idle, "AsyncHTTPTransport", url)
         send = getattr(transport, "handle_async_request", None)
         send = send or partial(transport.send, stream=True)  # of a client of yours
         try:
@@ -1569,7 +1567,7 @@ class achat(chat):
 
 def check_url(url: str) -> None:
     """Raise ValueError where this is no base_url; do not show a key in its place."""
-    if not re.match("https?://[^@]*$", url):  # httpx would log a password in it
+    if not re.match("https?://[^@]*$", url):  # a client of yours would log it
         url = re.sub(r".*@", "...@", url.partition("?")[0])
         if len(url) > 12 and not re.search("[/.:]", url):
             url = f"{url[:3]}..."
@@ -1599,17 +1597,13 @@ IDLE: defaultdict[Any, list[Any]] = defaultdict(list)
 IDLE_OF_LOOP: dict[Any, Any] = {}  # event loop -> the generator that has its transports
 
 
-def borrow_transport(idle: list[Any], kind: str, route: tuple[bool, str | None]) -> Any:
-    """Return what sends requests on a route: an idle transport, or a new one.
-
-    Unlike a client of httpx it follows no redirect, logs no URL, and has no cookies,
-    which would go from one key to another. It also takes less time.
-    """
+def borrow_transport(idle: list[Any], kind: str, url: str) -> Any:
+    """Return an idle transport, or a new one. A client of httpx takes more time, logs
+    the URL, and has cookies, which would go from one key to another."""
     with suppress(IndexError):  # another thread may take the last one
         return idle.pop()
-    is_https, proxy = route
-    transport = getattr(import_httpx(), kind)
-    return transport(verify=tls_context(is_https), proxy=proxy)
+    is_https, proxy = route_to(url)
+    return getattr(import_httpx(), kind)(verify=tls_context(is_https), proxy=proxy)
 
 
 async def keep_idle_transports(loop: Any) -> Any:
@@ -1640,8 +1634,8 @@ def import_httpx() -> Any:
 
 @lru_cache
 def tls_context(is_https: bool) -> Any:
-    """Return what checks certificates; what checks none where no request is of https,
-    as to read those that are trusted takes tens of ms."""
+    """Return what checks certificates. To read those that are trusted takes tens of ms,
+    so that it is not done for http."""
     return import_httpx().create_ssl_context(verify=is_https)
 
 
@@ -1655,9 +1649,11 @@ def route_to(url: str) -> tuple[bool, str | None]:
     parts, proxies = urlsplit(url), getproxies()
     is_near = parts.hostname in ("localhost", "127.0.0.1", "::1")
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or is_near or proxy_bypass(parts.netloc):
-        return parts.scheme == "https", None
-    return parts.scheme == "https", proxy if "://" in proxy else f"http://{proxy}"
+    if is_near or proxy_bypass(parts.netloc):
+        proxy = None
+    elif proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    return parts.scheme == "https", proxy
 
 
 @lru_cache
