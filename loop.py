@@ -172,8 +172,6 @@ def run_steps(state: State, move: Move) -> Steps:
 T = TypeVar("T")
 Hook = Callable[..., Any]
 Messages = list[Any]  # [{"role": "user", "content": "..."}, ...]
-# What a run yields is a function with its arguments. A driver calls it, and sends back
-# what it returned or throws what it raised.
 Steps = Generator["partial[Any]", Any, Any]
 
 # The default fix-ups, one for each special case; section 5 fills the lists.
