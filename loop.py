@@ -779,16 +779,12 @@ def code_fence(state: State) -> Use | None:
         is_json = part.lstrip()[:1] in ("{", "[")
         if (is_json or not is_block) and scan_json(part).open:
             break  # a fence that follows on unfinished JSON is inside of that
-        if is_block and not (is_json and has_json_not_in(pieces, part)):
+        # A later piece of the text contradicts what is none of its pieces.
+        found = scan_json(part).pieces if is_json else ()
+        contradicted = any('"' in it and it not in pieces for it in found)
+        if is_block and not contradicted:
             blocks.append(part)
     return Use(*reversed(blocks), state.text) if blocks else None
-
-
-def has_json_not_in(pieces: Sequence[str], block: str) -> bool:
-    """Return whether a code block has JSON that is none of the text's whole pieces, as
-    a later piece contradicts it."""
-    found = scan_json(block).pieces
-    return any('"' in piece and piece not in pieces for piece in found)
 
 
 def split_at_fences(text: str) -> tuple[list[str], bool]:
