@@ -824,14 +824,6 @@ def json_slips(state: State) -> Use | None:
     return Use(*pieces, state.texts[-1]) if pieces else None
 
 
-def is_json(text: str) -> bool:
-    """Return whether a text is JSON as it stands."""
-    with suppress(ValueError, RecursionError):
-        json.loads(text)
-        return True
-    return False
-
-
 def label_in_talk(state: State) -> Use | None:
     """The judge wants one of a few labels, and the reply has talk around it. Use the
     label if it is the only one in the reply, is not asked for, and nothing denies it.
@@ -1450,10 +1442,7 @@ class chat:
 
     def is_whole(self, body: bytearray) -> bool:
         """Return whether a body is whole, however its connection ended."""
-        with suppress(ValueError, RecursionError):
-            json.loads(body)
-            return True
-        return False
+        return is_json(body)
 
     def connection_error(self, error: Exception) -> Exception:
         """Return the CallError for a broken connection; any other error unchanged."""
@@ -2566,6 +2555,14 @@ def get_path(kind: Any, data: Any, *path: Any) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return data if isinstance(data, kind) else None
+
+
+def is_json(text: str | bytearray) -> bool:
+    """Return whether a text is JSON as it stands."""
+    with suppress(ValueError, RecursionError):
+        json.loads(text)
+        return True
+    return False
 
 
 def short_json(value: Any) -> str:
