@@ -1684,7 +1684,10 @@ def line_of(event: dict[str, Any]) -> tuple[str, str]:
     elif kind == "inspect" and event["complaint"]:
         line, style = f"{'':13}rejected: {event['complaint']}", "yellow"
     elif kind == "decide":
-        line, style = f"{'':13}-> {event['fix']} {action_of(event)}", "cyan"
+        actions = {"Ask": "asks again", "Use": "repairs the reply", "Stop": "stops"}
+        waits = f"waits {event['wait']:.1f} s and " if event["wait"] else ""
+        action = f"{waits}{actions[event['move']]} {event['settings'] or ''}"
+        line, style = f"{'':13}-> {event['fix']} {action}".rstrip(), "cyan"
     elif kind == "end" and not hook:
         spent = f"calls: {event['calls']}, tokens: {event['tokens']}"
         line = f"= {event['why']} ({spent}, {event['seconds']:.1f} s)"
@@ -1692,14 +1695,6 @@ def line_of(event: dict[str, Any]) -> tuple[str, str]:
     if hook and line:
         line = f"{line[:13]}[{hook}] {line[13:]}"
     return visible(line[:1000]).replace("\n", "\\n"), style
-
-
-def action_of(event: dict[str, Any]) -> str:
-    """Return in words what a fix-up did."""
-    if event["move"] != "Ask":
-        return {"Use": "repairs the reply", "Stop": "stops"}[event["move"]]
-    waits = f"waits {event['wait']:.1f} s and " if event["wait"] else ""
-    return f"{waits}asks again {event['settings'] or ''}".rstrip()
 
 
 @lru_cache
