@@ -830,14 +830,12 @@ def label_in_talk(state: State) -> Use | None:
     Denials are known in English only. SmolLM2 said of a neutral text "positive, but
     it's not entirely neutral"."""
     text = state.texts[-1].strip() if state.texts else ""
-    found: dict[str, str] = {}  # each label, and the pattern that found it
-    for label in getattr(state.judge, "labels", ()):
-        word = pattern_of_label(label)
-        if re.search(word, text):
-            found[label] = word
+    labels = getattr(state.judge, "labels", ())
+    found = [label for label in labels if re.search(pattern_of_label(label), text)]
     if len(found) != 1:
         return None
-    [(label, word)] = found.items()
+    label = found[0]
+    word = pattern_of_label(label)
     if re.search(rf"{word}[^.!?\n]{{0,200}}\?", text):
         return None  # "Is it positive or not?"
     # What explains a label may deny other things: "negative\nIt did not work".
