@@ -358,7 +358,6 @@ class Limits:
     cost: float | None = None  # dollars (math.inf)
 
 
-UNITS = ("tries", "faults", "calls", "seconds", "tokens", "cost")
 DEFAULT_LIMITS = Limits(tries=8, faults=8, calls=32, seconds=600)
 
 
@@ -1978,7 +1977,7 @@ def with_defaults(limits: Limits) -> Limits:
 @lru_cache
 def given_limits(limits: Limits) -> tuple[tuple[str, float], ...]:
     """Return the unit and the number of each limit that is given."""
-    limits_by_unit = ((unit, getattr(limits, unit)) for unit in UNITS)
+    limits_by_unit = ((it.name, getattr(limits, it.name)) for it in fields(limits))
     return tuple((unit, limit) for unit, limit in limits_by_unit if limit is not None)
 
 
