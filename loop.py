@@ -791,7 +791,7 @@ def split_at_fences(text: str) -> tuple[list[str], bool]:
     a block. A fence that has a word after it, as ```python, opens a block, and cannot
     close one; ```ls``` on a line does neither."""
     parts, start, language = list[str](), 0, ""
-    for fence in islice(FENCE.finditer(text), 2000):
+    for fence in islice(re.finditer(r"(?m)^```([^\n]*)", text), 2000):
         within = len(parts) % 2 == 1
         after = fence[1].strip()
         if within and re.match(r"\w", after):
@@ -805,9 +805,6 @@ def split_at_fences(text: str) -> tuple[list[str], bool]:
     if is_open and not (language or parts[-1].strip()):  # a lone fence at the end
         return parts[:-1], False
     return parts, is_open
-
-
-FENCE = re.compile(r"^```([^\n]*)", re.MULTILINE)
 
 
 def json_slips(state: State) -> Use | None:
