@@ -67,6 +67,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field, fields, replace
+from dis import get_instructions
 from functools import lru_cache, partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from itertools import count, islice
@@ -2344,8 +2345,6 @@ def accepted_value(judge: Hook, given: Any, value: Any) -> Any:
 
 def returns_nothing(judge: Hook) -> bool:
     """Return whether a function has no `return` with a value: it was forgotten."""
-    from dis import get_instructions
-
     if not hasattr(judge, "__code__") or judge.__code__.co_flags & CO_GENERATOR:
         return False
     before: Any = None
