@@ -226,10 +226,9 @@ class Reason(Exception):
 
 @dataclass(eq=False)
 class Reject(Reason):
-    """Raised by a judge: the complaint, and what is good so far."""
+    """Raised by a judge: the complaint, and what is good so far. Result.best is the
+    value with the most `passed`, then the highest score, then the last one."""
 
-    # Result.best is the value with the most `passed`, then the highest score, then the
-    # last one.
     value: Any = None  # what is good so far
     score: float | None = None
     passed: int = 0  # set by all_of: how many of its judges accepted
