@@ -458,7 +458,6 @@ class State:
     started_at: float = 0.0
     question_error: Exception | None = None  # a bug in answering a hook's question
     inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
-    # How often each request was asked, and each content came:
     replies_by_request: dict[str, int] = field(default_factory=dict[str, int])
     replies_by_content: dict[str, int] = field(default_factory=dict[str, int])
     # Of best: (is it a value, judges that passed it, its score); the greater wins.
