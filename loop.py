@@ -1233,10 +1233,9 @@ class JsonReader:
         word = found[0] if found else ""
         if word not in WORDS and not NUMBER.fullmatch(word):
             end = self.at + len(word)
-            at_end = end == len(self.text)
             if word and self.text[skip_space(self.text, end) :][:1] in (",", "}", "]"):
                 self.written.append(word)  # {"age": thirty} contradicts {"age": 36}
-            raise NotJson("cut" if at_end else "broken")
+            raise NotJson("cut" if end == len(self.text) else "broken")
         self.at += len(word)
         self.written.append(WORDS.get(word, word))
 
