@@ -1,19 +1,20 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["httpx", "rich", "dbos==3.4.0"]
+# dependencies = ["httpx", "dbos==3.4.0"]
 # ///
 """Situation: your batch has to go on after a machine died, and you have DBOS.
 
     uv run examples/scale/on_dbos.py                       the demonstration: a minute
     uv run examples/scale/on_dbos.py "Ada is 36." "Bo is 7."     your items, your model
 
-The loop is the workflow, each call a step, each wait DBOS's own sleep: the heading "The
-glue" below has the lines to copy. `task` is as in the other examples. With items it
+The loop is the workflow, each call a step, each wait DBOS's own sleep: the lines to
+copy are under the heading "The glue". `task` is as in the other examples. With items it
 asks what OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL name. Kill it, start it
 again: it goes on. Its database is on_dbos.sqlite in this folder; for many machines, the
-Postgres that DBOS_SYSTEM_DATABASE_URL names. Each machine needs a DBOS__VMID of its own
-that stays the same: DBOS goes on with what a dead one left when it starts again.
+Postgres that DBOS_SYSTEM_DATABASE_URL names. There, give each machine a DBOS__VMID of
+its own, and keep it: what a dead machine left is done when one with its DBOS__VMID
+starts. Workers that have the same items share them.
 
 The demonstration has an endpoint that counts, and starts itself as workers. You see:
 
@@ -27,21 +28,22 @@ The demonstration has an endpoint that counts, and starts itself as workers. You
 
 Promised: what DBOS recorded is not asked for again. A failed call is recorded, too, as
 a CallError with its status and wait, so that the same decisions follow. The waits that
-were recorded count, not the jitter that is drawn again. No key is stored.
+were recorded count, not the jitter that is drawn again. No key is stored. The retries
+are the loop's: those of DBOS stay off.
 
 Not promised:
 
 - A reply is lost, and paid for again, where a kill or DBOS.cancel_workflow came before
-  it was recorded.
-- Judges and fix-ups run again after a start, and have to decide the same. Where one has
-  an effect, or takes long, make it a @DBOS.step; where it yields a Question with a call
-  of its own, give it as_step(call).
+  it was recorded. Reply.raw is not recorded.
+- Judges and fix-ups run again after a start, and have to decide the same. Make one that
+  has an effect, or takes long, a @DBOS.step. Where one names a call (in a Question, or
+  escalate), give it as_step(call): another call is asked again after a start.
 - Where they were edited, the replies are inspected anew. If another request follows
   than is recorded, the workflow ends with an error. DBOS.fork_workflow(id, step) starts
   another from there.
 - A run that gave up is a result, and is not tried again under its id.
-- Limits(seconds=) counts from the latest start. DBOS has SetWorkflowTimeout.
-- Leave DBOS's own retries off, as they are here: the loop does these.
+- Limits(seconds=) and what was spent of it count from the latest start. DBOS has
+  SetWorkflowTimeout.
 
 Exit status: 0; 1 if a claim fails, or not all items were accepted; 2 for a wrong
 argument, address or database; 3 if the endpoint gave no reply; 130 after Ctrl-C.
@@ -58,7 +60,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property, partial, wraps
@@ -92,7 +94,9 @@ def parse_arguments() -> argparse.Namespace:
         "--version",
         help="what stands in the ids of workflows (default: a digest of the prompt)",
     )
-    parser.add_argument("--plain-step", action="store_true", help="without the digest")
+    parser.add_argument(
+        "--plain-step", action="store_true", help="as DBOS documents it"
+    )
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
     return parser.parse_args()
 
@@ -132,8 +136,8 @@ def work(item: str) -> Any:
 # A worker -----------------------------------------------------------------------------
 
 PROMPT = "As JSON, with the keys name and age: "
-# In the id of each workflow, so that another prompt is asked; and the application's, so
-# that nobody goes on with half of the answers to another prompt.
+# In the id of each workflow, so that an edited prompt is asked; and the application's,
+# so that what the old prompt left undone waits for a worker that has it.
 VERSION = digest(PROMPT)
 URL = os.getenv("DBOS_SYSTEM_DATABASE_URL") or "sqlite:///on_dbos.sqlite"
 
@@ -213,7 +217,8 @@ def do_items(options: argparse.Namespace) -> int:
         print(json.dumps(ended))
     if all(it["why"] == "accepted" for it in ended):
         return 0
-    say("What gave up is recorded, and stays so: another --version asks all anew.")
+    if not options.json:
+        say("What gave up is recorded, and stays so: another --version asks anew.")
     return 1 if any(it["replies"] for it in ended) else 3
 
 
@@ -225,7 +230,7 @@ def say(line: str) -> None:
 # The demonstration --------------------------------------------------------------------
 
 WAITS = "Zoe is 63."  # its first request gets a 429
-SECONDS = 6  # that this one says to wait
+SECONDS = 8  # that this one says to wait
 PEOPLE = [
     f"{name} is {30 + len(name)}." for name in "Ada Ben Carl Dora Emil Fay".split()
 ]
@@ -288,7 +293,7 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-class Bench:
+class Stage:
     """What the scenes of the demonstration share."""
 
     def __init__(self, folder: Path, url: str):
@@ -351,21 +356,21 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def kill_twice(bench: Bench) -> dict[str, Any]:
+def kill_twice(stage: Stage) -> dict[str, Any]:
     """Kill a worker in calls, the next one in a wait, and count what was asked."""
-    endpoint, slow = bench.endpoint, f"{VERSION}-{digest(WAITS)}"
-    first = bench.start(*PEOPLE)
+    endpoint, slow = stage.endpoint, f"{VERSION}-{digest(WAITS)}"
+    first = stage.start(*PEOPLE)
     endpoint.victim_of = lambda *_: first if endpoint.asked.total() == 8 else None
     first.wait()
-    lost = endpoint.asked.total() - bench.recorded()
-    worker = bench.start(*PEOPLE, WAITS)
-    wait_for(lambda: endpoint.asked[PROMPT + WAITS] and len(bench.steps(slow)) == 2)
+    lost = endpoint.asked.total() - stage.recorded()
+    worker = stage.start(*PEOPLE, WAITS)
+    wait_for(lambda: endpoint.asked[PROMPT + WAITS] and len(stage.steps(slow)) == 2)
     worker.kill()
     worker.wait()
-    lost_later = endpoint.asked.total() - bench.recorded() - lost
-    wakes_at = bench.steps(slow)[1]["output"]  # what DBOS recorded of the sleep
-    wait_for(lambda: time.time() > wakes_at - 2)
-    results = bench.results(bench.start(*PEOPLE, WAITS))
+    lost_later = endpoint.asked.total() - stage.recorded() - lost
+    wakes_at = stage.steps(slow)[1]["output"]  # what DBOS recorded of the sleep
+    wait_for(lambda: time.time() > wakes_at - SECONDS / 2)
+    results = stage.results(stage.start(*PEOPLE, WAITS))
     needed = Counter(asked for it in results for asked in it["asked"])
     ready_at = results[0]["launched_at"]
     second = [at for at, asked in endpoint.came if asked == PROMPT + WAITS][1]
@@ -376,16 +381,17 @@ def kill_twice(bench: Bench) -> dict[str, Any]:
         "again": (endpoint.asked - needed).total(),
         "not_asked": (needed - endpoint.asked).total(),
         "accepted": sum(it["why"] == "accepted" for it in results),
+        "seconds": SECONDS,
         "due_after_ready": round(wakes_at - ready_at, 1),
         "asked_after_due": round(second - wakes_at, 1),
         "asked_after_ready": round(second - ready_at, 1),
     }
 
 
-def edit_the_prompt(bench: Bench) -> dict[str, Any]:
+def edit_the_prompt(stage: Stage) -> dict[str, Any]:
     """Kill workers, edit the prompt in a copy of this file, and start that; return how
     each run ended, and how many of its requests the endpoint never saw."""
-    endpoint, copy = bench.endpoint, bench.folder / "edited.py"
+    endpoint, copy = stage.endpoint, stage.folder / "edited.py"
     source = Path(__file__).read_text("utf-8")
     copy.write_text(source.replace('keys name and age: "', 'keys age and name: "'))
     scenes = {
@@ -393,14 +399,14 @@ def edit_the_prompt(bench: Bench) -> dict[str, Any]:
         "the glue": ["Ina is 52.", "--version=glue"],
         "the glue with VERSION": ["Leo is 29."],
     }
-    victims = {PROMPT + it[0]: bench.start(*it) for it in scenes.values()}
+    victims = {PROMPT + it[0]: stage.start(*it) for it in scenes.values()}
     endpoint.victim_of = lambda it, number: victims.get(it) if number == 2 else None
     for victim in victims.values():
         victim.wait()
-    workers = {name: bench.start(*it, file=copy) for name, it in scenes.items()}
+    workers = {name: stage.start(*it, file=copy) for name, it in scenes.items()}
     facts: dict[str, Any] = {}
     for name, worker in workers.items():
-        [result] = bench.results(worker)
+        [result] = stage.results(worker)
         unseen = Counter(result["asked"]) - endpoint.asked
         facts[name] = {"why": result["why"], "old": unseen.total()}
     return facts
@@ -451,6 +457,7 @@ def size_of(url: str, folder: Path) -> int:
 # What it costs ------------------------------------------------------------------------
 
 LONG = token_hex(475)  # prompts of about 1,000 characters, replies of 200
+ROUNDS = 5
 
 
 def answering(wrong: int) -> Hook:
@@ -472,8 +479,8 @@ def measured(item: str, wrong: int) -> Any:
     return task(item, partial(run, call=as_step(answering(wrong)), driver=driver))
 
 
-def measure(folder: Path, url: str, items: int = 20) -> dict[str, Any]:
-    """Return the ms and bytes of a call, and of an item besides: by DBOS and a tape."""
+def measure(folder: Path, url: str, items: int = 12) -> dict[str, Any]:
+    """Return the ms and bytes of a call, and of an item besides, in three ways."""
     tape = Tape(folder / "tape.jsonl")
 
     def bare(item: str, wrong: int) -> Any:
@@ -487,9 +494,9 @@ def measure(folder: Path, url: str, items: int = 20) -> dict[str, Any]:
     sizes: dict[str, Callable[[], int]] = {"bare": lambda: 0}
     sizes |= {"tape": lambda: Path(tape.path).stat().st_size}
     sizes["dbos"] = lambda: size_of(url, folder)
-    seconds: dict[Any, list[float]] = {}
-    grown: dict[Any, int] = {}
-    for turn in range(3):
+    seconds: dict[Any, list[float]] = defaultdict(list)
+    grown: Counter[Any] = Counter()
+    for turn in range(ROUNDS):
         for wrong in 0, 5:
             for name, way in ways.items():
                 before, began = sizes[name](), time.perf_counter()
@@ -497,16 +504,14 @@ def measure(folder: Path, url: str, items: int = 20) -> dict[str, Any]:
                     result = way(f"{LONG} {turn} {wrong} {number:9}", wrong)
                     result.unwrap()
                 took = time.perf_counter() - began
-                seconds.setdefault((name, wrong), []).append(took / items)
-                grown[name, wrong] = (
-                    grown.get((name, wrong), 0) + sizes[name]() - before
-                )
+                seconds[name, wrong].append(took / items)
+                grown[name, wrong] += sizes[name]() - before
     figures: dict[str, Any] = {}
     for name in ways:
         one, six = (min(seconds[name, wrong]) * 1000 for wrong in (0, 5))
         call = (six - one) / 5
         figures[f"{name}_ms"] = {"call": round(call, 2), "item": round(one - call, 2)}
-        one, six = (grown[name, wrong] / items / 3 for wrong in (0, 5))
+        one, six = (grown[name, wrong] / items / ROUNDS for wrong in (0, 5))
         call = (six - one) / 5
         figures[f"{name}_bytes"] = {"call": round(call), "item": round(one - call)}
     return figures
@@ -517,17 +522,17 @@ def measure(folder: Path, url: str, items: int = 20) -> dict[str, Any]:
 
 def demonstrate(folder: Path, url: str) -> dict[str, Any]:
     """Return what each scene showed."""
-    bench = Bench(folder, url)
+    stage = Stage(folder, url)
     try:
         say("A worker is killed in calls, the next one in a wait; a third ends it.")
-        facts: dict[str, Any] = {"killed": kill_twice(bench)}
+        facts: dict[str, Any] = {"killed": kill_twice(stage)}
         say("The prompt is edited between a kill and a start, in three ways.")
-        facts["edited"] = edit_the_prompt(bench)
+        facts["edited"] = edit_the_prompt(stage)
         data = stored_bytes(url, folder)
-        facts["stored"] = {"key": is_stored(KEY, data), "text": is_stored(WAITS, data)}
-        facts["stored"]["key_was_sent"] = bench.endpoint.keys == {f"Bearer {KEY}"}
+        facts["stored"] = {"key": is_stored(KEY, data), "item": is_stored(WAITS, data)}
+        facts["stored"]["key_was_sent"] = stage.endpoint.keys == {f"Bearer {KEY}"}
     finally:
-        bench.close()
+        stage.close()
     say("What a call costs, beside a tape.")
     launch("1", url)
     facts["cost"] = measure(folder, url)
@@ -538,8 +543,8 @@ def demonstrate(folder: Path, url: str) -> dict[str, Any]:
 TOLD = """
 killed in calls, then in a wait: {asked} requests came, {needed} were needed;
     in flight when killed: {lost}; asked again: {again}; accepted: {accepted}
-in the wait: the third worker was up, then it was due after {due_after_ready} s, and the
-    request came after {asked_after_ready} s; begun anew, it would be 6 s or more
+after the third worker was up, the wait was due at {due_after_ready:+} s, and the request
+    came at {asked_after_ready:+} s; begun anew, it would be at {seconds:+} s or later
 """
 
 
@@ -549,14 +554,18 @@ def tell(facts: dict[str, Any]) -> None:
     print("edited between a kill and a start:")
     for kind, found in facts["edited"].items():
         print(f"    {kind}: {found['old']} old answers; {found['why'][:200]}")
+    print("\nlooked for in the database, also in base64:")
+    for name in "key", "item":
+        print(f"    the {name}: {'found' if facts['stored'][name] else 'not found'}")
     print(
-        "\nthe key in the database: {key} (an item: {text})".format(**facts["stored"])
+        "\nprompts of 1,000 characters, replies of 200; besides a call that takes 0 s"
     )
-    print("\n                     ms a call   an item   bytes a call   an item")
+    print("                     ms a call   an item   bytes a call   an item")
     for name in "bare", "tape", "dbos":
         ms, size = facts["cost"][f"{name}_ms"], facts["cost"][f"{name}_bytes"]
         figures = f"{ms['call']:9} {ms['item']:9} {size['call']:14} {size['item']:9}"
         print(f"    {name:16} {figures}")
+    print()
     for claim, is_met in facts["claims"].items():
         print(f"{'ok  ' if is_met else 'NOT '} {claim}")
 
@@ -577,7 +586,7 @@ def claims(facts: dict[str, Any]) -> dict[str, bool]:
         "the glue says so": "was recorded when" in named["why"],
         "another version asks anew": (cured["why"], cured["old"]) == ("accepted", 0),
         "the key is not stored": not stored["key"]
-        and stored["text"]
+        and stored["item"]
         and stored["key_was_sent"],
     }
 
