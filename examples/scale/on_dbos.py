@@ -543,8 +543,8 @@ def demonstrate(folder: Path, url: str) -> dict[str, Any]:
 TOLD = """
 killed in calls, then in a wait: {asked} requests came, {needed} were needed;
     in flight when killed: {lost}; asked again: {again}; accepted: {accepted}
-after the third worker was up, the wait was due at {due_after_ready:+} s, and the request
-    came at {asked_after_ready:+} s; begun anew, it would be at {seconds:+} s or later
+counted from the third worker's start, the wait was due at {due_after_ready:+} s, and the
+    request came at {asked_after_ready:+} s; begun anew, it would come at {seconds:+} s
 """
 
 
