@@ -42,6 +42,7 @@ Not promised:
   than is recorded, the workflow ends with an error. DBOS.fork_workflow(id, step) starts
   another from there.
 - A run that gave up is a result, and is not tried again under its id.
+- On Python 3.12 or later, DBOS 3.4 cannot use SQLite before 3.42.
 - Limits(seconds=) and what was spent of it count from the latest start. DBOS has
   SetWorkflowTimeout.
 
@@ -543,8 +544,8 @@ def demonstrate(folder: Path, url: str) -> dict[str, Any]:
 TOLD = """
 killed in calls, then in a wait: {asked} requests came, {needed} were needed;
     in flight when killed: {lost}; asked again: {again}; accepted: {accepted}
-counted from the third worker's start, the wait was due at {due_after_ready:+} s, and the
-    request came at {asked_after_ready:+} s; begun anew, it would come at {seconds:+} s
+counted from the start of the third worker, the wait was due at {due_after_ready:+} s;
+    the request came at {asked_after_ready:+} s, and, begun anew, would at {seconds:+} s
 """
 
 
