@@ -56,6 +56,7 @@ import argparse
 import base64
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -595,6 +596,10 @@ def claims(facts: dict[str, Any]) -> dict[str, bool]:
 def main() -> int:
     """Do the items that were given, or the demonstration."""
     options = parse_arguments()
+    too_old = sys.version_info >= (3, 12) and sqlite3.sqlite_version_info < (3, 42)
+    if too_old and URL.startswith("sqlite"):
+        say(f"SQLite {sqlite3.sqlite_version}: DBOS needs 3.42 on this Python")
+        return 2
     if options.items:
         return do_items(options)
     with tempfile.TemporaryDirectory() as folder:
