@@ -23,7 +23,9 @@ The demonstration has an endpoint that counts, and starts itself as workers. You
 - The key is nowhere in the database.
 - The prompt is edited between a kill and a start. A plain @DBOS.step gives the old
   prompt's answers, and not a word. The glue raises an error, as it names each step by
-  what is asked. With VERSION, in the ids of workflows, the new prompt is asked.
+  what is asked. With VERSION, in the ids of workflows, the new prompt is asked. (As
+  application_version alone, it would not do: under the same id, what is done keeps its
+  old answer, and what is not done stays PENDING.)
 - What a call costs in ms and bytes, beside a tape of loop.py in the same run.
 
 Promised: what DBOS recorded is not asked for again. A failed call is recorded, too, as
@@ -459,7 +461,7 @@ def size_of(url: str, folder: Path) -> int:
 # What it costs ------------------------------------------------------------------------
 
 LONG = token_hex(475)  # prompts of about 1,000 characters, replies of 200
-ROUNDS = 5
+ROUNDS = 3
 
 
 def answering(wrong: int) -> Hook:
@@ -481,7 +483,7 @@ def measured(item: str, wrong: int) -> Any:
     return task(item, partial(run, call=as_step(answering(wrong)), driver=driver))
 
 
-def measure(folder: Path, url: str, items: int = 12) -> dict[str, Any]:
+def measure(folder: Path, url: str, items: int = 10) -> dict[str, Any]:
     """Return the ms and bytes of a call, and of an item besides, in three ways."""
     tape = Tape(folder / "tape.jsonl")
 
