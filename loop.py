@@ -540,12 +540,14 @@ async def arun(
     return cast("Result[Any]", await result)
 
 
-def drive(flow: Steps) -> Any:
-    """Call what a run yields, until it ends; refuse what would have to be awaited."""
+def drive(flow: Steps, sleep: Hook | None = None) -> Any:
+    """Call what a run yields, to its end, but wait by `sleep`; refuse what is async."""
     try:
         step = next(flow)
         while True:
             try:
+                if sleep and step.func is time.sleep:
+                    step = partial(sleep, *step.args)
                 value = step()
                 if hasattr(value, "__await__"):
                     if hasattr(value, "close"):
@@ -1927,7 +1929,7 @@ def check_hooks(state: State, driver: Hook) -> None:
         flags = flags_of(hook)
         if flags & CO_ASYNC_GENERATOR:
             raise TypeError(f"{name_of(hook)} is async and yields: it cannot do both")
-        if flags & CO_COROUTINE and driver is drive:
+        if flags & CO_COROUTINE and partial(driver).func is drive:
             raise TypeError(f"{name_of(hook)} is async: use arun")
         if driver is adrive:
             check_blocking(hook)

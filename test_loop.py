@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import base64
 import contextvars
 import http.server
 import inspect
@@ -35,6 +36,7 @@ import re
 import select
 import shutil
 import signal
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -45,7 +47,7 @@ import time
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import date
 from email.utils import formatdate
 from functools import partial
@@ -884,6 +886,28 @@ def test_driver_of_your_own_takes_a_whole_run_without_waiting():
     assert call.asked[0] == ([{"role": "user", "content": "?"}], {"seed": 3})
 
 
+def test_sleep_of_your_own_does_the_waits_and_nothing_else_changes():
+    def sure(text):
+        if (yield loop.Question("sure?", str, wait=7)) != "yes":
+            raise loop.Reject("not sure")
+        return int(text)
+
+    waits, busy = [], loop.CallError("busy", 429, wait=9)
+    call = loop.scripted(busy, "5", "no", "6", "yes")
+    driver = partial(loop.drive, sleep=waits.append)
+    result = loop.run("5?", sure, call=call, driver=driver)
+    assert result.value == 6 and result.spent.seconds < 7
+    assert 9 <= waits[0] <= 9 * 1.25 and waits[1:] == [7, 7]
+
+    async def later(seconds):
+        raise AssertionError("nobody awaits it")
+
+    call = loop.scripted("5", "yes")
+    with pytest.raises(TypeError, match="later is async: use arun") as caught:
+        loop.run("5?", sure, call=call, driver=partial(loop.drive, sleep=later))
+    assert [bool(it.reply) for it in caught.value.attempts] == [True, False]
+
+
 def test_hooks_may_be_async_under_arun_and_runs_share_no_state():
     async def call(messages, seed=9):
         await asyncio.sleep(0)
@@ -939,12 +963,13 @@ async def async_generator(*args, **settings):
         pytest.param(partial(async_hook), 1, id="at its first answer, if hidden"),
     ],
 )
-def test_async_hook_under_run_is_refused_by_name(place, hook, paid):
+@pytest.mark.parametrize("driver", [None, partial(loop.drive, sleep=len)])
+def test_async_hook_under_run_is_refused_by_name(place, hook, paid, driver):
     call = loop.scripted(BUSY if place == "faults" else "x")
     hooks = {"judge": int, "call": call, "fixes": [], "faults": []}
     hooks[place] = [hook] if place in ("fixes", "faults") else hook
     with pytest.raises(TypeError, match="async_hook is async: use arun"):
-        loop.run("?", **hooks)
+        loop.run("?", **hooks, driver=driver)
     assert len(call.asked) == (0 if place == "call" else paid)
 
 
@@ -7008,6 +7033,234 @@ def test_deadline_of_a_workflow_leaves_the_rest_to_the_next_start(served, tmp_pa
     assert json.loads(stdout)["not_done"] >= 3
     status, stdout, _ = example(command, served.url, tmp_path)
     assert status == 0 and json.loads(stdout)["answered"] == 3
+
+
+# scale/on_dbos.py
+
+# From Python 3.12 on, DBOS relies on what only a newer SQLite has.
+OLD_SQLITE = sys.version_info >= (3, 12) and sqlite3.sqlite_version_info < (3, 42)
+needs_dbos = pytest.mark.skipif(
+    find_spec("dbos") is None or OLD_SQLITE, reason="no dbos, or SQLite is too old"
+)
+DBOS_KEY = "sk-never-to-be-stored"
+
+
+def stored_by_dbos(path, name=None):
+    """Return what a DBOS database in SQLite has: its steps of a name, or all of it as
+    bytes, where texts in base64 are decoded."""
+    with closing(sqlite3.connect(path)) as database:
+        if name:
+            rows = "select output from operation_outputs where function_name = ?"
+            return [row[0] for row in database.execute(rows, [name])]
+        tables = database.execute("select name from sqlite_master where type = 'table'")
+        rows = [row for (table,) in tables.fetchall()
+                for row in database.execute(f'select * from "{table}"')]  # fmt: skip
+    found = path.read_bytes()
+    for text in (it for row in rows for it in row if isinstance(it, str)):
+        with suppress(ValueError):
+            found += base64.b64decode(text, validate=True)
+    return found
+
+
+def run_with_dbos(code, folder, **environment):
+    """Run code with what examples/scale/on_dbos.py has, started; return what it prints,
+    a line of JSON."""
+    given = f"""
+import sys
+sys.path[:0] = [{str(EXAMPLES / "scale")!r}, {str(HERE)!r}]
+import json, os, time
+from functools import partial
+import on_dbos
+from on_dbos import DBOS, SetWorkflowID, as_step, drive, run
+from loop import CallError, Limits
+asked, prompt = [], ["first"]
+def go(workflow, name):
+    with SetWorkflowID(name):
+        return workflow()
+def again(name, step):
+    return DBOS.fork_workflow(name, step).get_result(polling_interval_sec=0.1)
+def loop_around(call, judge=int):
+    driver = partial(drive, sleep=DBOS.sleep)
+    return run(prompt[0], judge, call=as_step(call), driver=driver)
+def start():
+    on_dbos.launch("1", "sqlite:///it.sqlite")
+"""
+    ending = "\nsys.stdout.flush()\nos._exit(0)\n"
+    return json.loads(python("-c", given + code + ending, cwd=folder, **environment))
+
+
+@needs_dbos
+@on_posix
+def test_worker_of_dbos_killed_in_calls_repeats_only_these_and_stores_no_key(
+    served, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", DBOS_KEY)
+    asked, workers = Counter(), []
+
+    def answer(request):
+        text = request["messages"][-1]["content"]
+        asked[text] += 1
+        if asked.total() == 3:
+            workers[0].kill()
+        return served.answer("Who?" if asked[text] == 1 else PERSON)
+
+    served.otherwise = answer
+    command = "scale/on_dbos.py Ada Bob --json"
+    with start_example(command, served.url, tmp_path) as child:
+        workers.append(child)
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL and asked.total() <= 4
+    status, stdout, _ = example(command, served.url, tmp_path)
+    needed = Counter(text for it in json.loads(stdout) for text in it["asked"])
+    assert status == 0 and needed <= asked
+    assert 1 <= (asked - needed).total() <= 2
+    assert {headers["Authorization"] for _, headers, _ in served.seen} == {
+        f"Bearer {DBOS_KEY}"
+    }
+    stored = stored_by_dbos(tmp_path / "on_dbos.sqlite")
+    assert b"Who?" in stored and DBOS_KEY.encode() not in stored
+    before = asked.total()
+    assert example(command, served.url, tmp_path)[0] == 0 and asked.total() == before
+
+
+@needs_dbos
+@on_posix
+def test_worker_of_dbos_killed_in_a_wait_waits_on_and_not_anew(served, tmp_path):
+    came, wait, good = [], 3, served.answer(PERSON)
+
+    def answer(_request):
+        came.append(time.time())
+        busy = {"error": {"message": "busy"}}
+        return served.answer(busy, 429, retry_after=wait) if not came[1:] else good
+
+    def wakes_at():
+        with suppress(sqlite3.OperationalError):  # it is being made
+            return stored_by_dbos(database, "DBOS.sleep")
+
+    served.otherwise, database = answer, tmp_path / "on_dbos.sqlite"
+    command, patience = "scale/on_dbos.py Ada --json", threading.Event()
+    with start_example(command, served.url, tmp_path) as child:
+        while not (came and wakes_at()):
+            assert child.poll() is None and not patience.wait(0.05)
+        child.kill()
+        child.communicate()
+    due = float(wakes_at()[0])
+    patience.wait(due - 1 - time.time())
+    status, stdout, _ = example(command, served.url, tmp_path)
+    [result] = json.loads(stdout)
+    assert status == 0 and result["why"] == "accepted" and len(came) == 2
+    assert came[1] > due - 0.05 and came[1] < result["launched_at"] + wait
+    assert [float(it) for it in wakes_at()] == [due]
+
+
+@needs_dbos
+def test_failed_call_comes_back_from_dbos_as_the_same_error_without_its_request(
+    tmp_path,
+):
+    """A client's own error has its request with it, and may be made of other arguments
+    than those that pickle gives it."""
+    code = """
+class Busy(Exception):
+    def __init__(self, why, *, request):
+        super().__init__(why)
+        self.request, self.status_code = request, 429
+        self.headers = {"Retry-After": "0.1"}
+def call(messages):
+    asked.append(messages)
+    if len(asked) == 1:
+        raise Busy("slow down", request={"Authorization": os.environ["SECRET"]})
+    return "5"
+@DBOS.workflow()
+def one_run():
+    result = loop_around(call)
+    fault = result.attempts[0].fault
+    fixes = [it.fixes for it in result.attempts]
+    return [type(fault) is CallError, fault.status, fault.wait, fixes, result.value]
+start()
+print(json.dumps([go(one_run, "one"), again("one", 99), len(asked)]))
+"""
+    first, second, asked = run_with_dbos(code, tmp_path, SECRET=DBOS_KEY)
+    assert first == second == [True, 429, 0.1, [["told_to_wait"], []], 5]
+    assert asked == 2
+    stored = stored_by_dbos(tmp_path / "it.sqlite")
+    assert b"slow down" in stored and DBOS_KEY.encode() not in stored
+
+
+@needs_dbos
+def test_edited_code_on_dbos_gets_an_error_or_new_verdicts_and_no_old_answer(tmp_path):
+    code = """
+def call(messages):
+    asked.append(messages[0]["content"])
+    return f"{len(asked)}"
+call.settings = {"model": "small"}
+@DBOS.workflow()
+def one_run():
+    return loop_around(call, judges[0]).value
+def positive(text):
+    return int(text)
+def above_one(text):
+    if int(text) < 2:
+        raise ValueError("too small")
+    return int(text)
+judges = [positive]
+start()
+values = [go(one_run, "one"), again("one", 99)]
+judges[0] = above_one  # the reply is judged again, then another is asked for
+values.append(again("one", 99))
+def refused():
+    try:
+        return again("one", 99)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+call.settings["model"] = "large"
+values.append(refused())
+call.settings["model"] = "small"
+prompt[0] = "second"
+values.append(refused())
+print(json.dumps([values, [*asked], again("one", 1), asked]))
+"""
+    values, before, value, asked = run_with_dbos(code, tmp_path)
+    assert values[:3] == [1, 1, 2]
+    refusal = (
+        r"DBOSUnexpectedStepError: .*ask \w+ was recorded when ask \w+ was expected"
+    )
+    assert len(values) == 5 and all(re.match(refusal, it) for it in values[3:])
+    assert (before, value) == (["first", "first"], 3)
+    assert asked == ["first", "first", "second"]
+
+
+@needs_dbos
+def test_run_cancelled_by_dbos_goes_on_and_loses_only_the_reply_in_flight(tmp_path):
+    code = """
+def call(messages):
+    asked.append(DBOS.workflow_id)
+    if len(asked) == 2:
+        DBOS.cancel_workflow("one")
+    return ["none", "lost", "7"][len(asked) - 1]
+@DBOS.workflow()
+def one_run():
+    return loop_around(call).value
+start()
+with SetWorkflowID("one"):
+    handle = DBOS.start_workflow(one_run)
+while handle.get_status().status != "CANCELLED":
+    time.sleep(0.05)
+steps = [step["output"] for step in DBOS.list_workflow_steps("one")]
+value = DBOS.resume_workflow("one").get_result(polling_interval_sec=0.1)
+print(json.dumps([steps, value, len(asked)]))
+"""
+    assert run_with_dbos(code, tmp_path) == [["none"], 7, 3]
+
+
+@long
+@needs_dbos
+@on_posix
+def test_demonstration_of_dbos_meets_its_claims(tmp_path):
+    status, stdout, _ = example("scale/on_dbos.py --json", cwd=tmp_path)
+    facts = json.loads(stdout)
+    assert status == 0 and all(facts["claims"].values())
+    assert 0 < facts["killed"]["again"] <= sum(facts["killed"]["lost"])
+    assert not [*tmp_path.iterdir()]
 
 
 # 13. The ledger -----------------------------------------------------------------------

@@ -32,7 +32,7 @@ Prompts and judges may change: what asks the same is read from the tape, anythin
 is asked. A tape with names of other steps is refused. Take Temporal or DBOS for timers
 of days, work on many machines, or steps other than calls of a model: here nothing wakes
 a process up, one tape is for one machine, and what the person said is in a file of its
-own, not in the history.
+own, not in the history. scale/on_dbos.py shows the same loop on DBOS.
 
 Exit status: 0; 1 if no review was answered, or too much was paid for again; 2 for a
 wrong argument or tape; 3 if the endpoint gave no reply; 130 after Ctrl-C.
