@@ -7016,6 +7016,24 @@ print(json.dumps([result.accepted, result.spent.reused, texts]))
     assert again == [True, 3, ["1", "2", "3", "4"]]
 
 
+def test_glue_for_dask_is_under_fifteen_lines_a_way():
+    source = (SCALE / "on_dask.py").read_text(encoding="utf-8")
+    functions = {it.name: it for it in ast.parse(source).body if hasattr(it, "name")}
+    for way in (
+        ["call_on_workers", "ask_worker", "ask_here"],
+        ["task_on_workers", "do_here"],
+    ):
+        lines = [line for name in way
+                 for line in source.splitlines()[
+                     functions[name].lineno - 1 : functions[name].end_lineno
+                 ] if line.strip()]  # fmt: skip
+        said = sum(
+            ast.get_docstring(functions[name], clean=False).count("\n") + 1
+            for name in way
+        )
+        assert len(lines) - said < 15, way
+
+
 DASK_GLUE = """
 from cloudpickle import dumps
 from loop import run

