@@ -48,8 +48,10 @@ without shared storage do not see each other's tapes: an item that moves is paid
 again; before the next start, put the `cat` of all tapes into the folder on each. A
 limit on money is divided by the workers; one that has spent its share refuses items at
 once, and so gets most of those left: they are done in the next start. A worker that
-was killed takes its account with it, and the next one has a whole share. Of a Reply,
-.raw stays on the worker.
+was killed takes its account with it, and the next one has a whole share. A task that
+ends its worker four times (sys.exit, memory) is a result with that error, and so may be
+those beside it. What a task raised is in .error; its attempts are on the tape only. In
+async code, await asyncio.to_thread: `arun` does not refuse this call, which blocks.
 
 Workers need loop.py and batch.py: client.upload_file, or PYTHONPATH. Where only some of
 them have the model: submit(..., resources={"model": 1}). Exit status: 0; 1 if more was
