@@ -7107,7 +7107,7 @@ main()
     facts = run_on_dask(code, tmp_path / "paid", tape, **{variable: str(failures)})
     assert (facts["same"], facts["replies"]) == (24, 24)  # none is taken for another
     assert facts["text"].endswith("{'model': 'm', 'temperature': 0}")
-    assert facts["made"] == [3, 3]
+    assert 1 < facts["made"][0] == facts["made"][1] <= 3  # once on each worker
     key = "sk-only-in-the-environment-of-the-workers"
     assert facts["text"].startswith(f"{len(key)} ") and not facts["in task"]
     assert key not in tape.read_text(encoding="utf-8")
