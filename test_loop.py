@@ -7263,6 +7263,266 @@ def test_demonstration_of_dbos_meets_its_claims(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+# scale/on_dask.py
+
+SCALE = EXAMPLES / "scale"
+
+
+def run_on_dask(code, *arguments, **environment):
+    """Run code with what scale/on_dask.py has, in another process; return the JSON that
+    it prints. Its workers find `paid`, which has a line for each call."""
+    given = f"import sys\nsys.path.insert(0, {str(SCALE)!r})\nfrom on_dask import *\n"
+    return json.loads(python("-c", given + code, *arguments, **environment))
+
+
+def test_tapes_of_a_folder_are_one_whoever_wrote_them(tmp_path):
+    code = """
+from loop import Ask, run, scripted
+kind, path, enough, *replies = sys.argv[1:]
+def judge(text):
+    if int(text) < int(enough): raise ValueError("too small")
+    return text
+result = run("?", judge, call=scripted(*replies), fixes=[lambda it: Ask(it.messages)],
+             tape=globals()[kind](path), name="r", limits=Limits(tries=len(replies) or 9))
+texts = [it.reply.text for it in result.attempts if it.reply]
+print(json.dumps([result.accepted, result.spent.reused, texts]))
+"""
+    folder, one = tmp_path / "many", tmp_path / "one.jsonl"
+    assert run_on_dask(code, "FolderTape", folder, 9, "1") == [False, 0, ["1"]]
+    again = run_on_dask(code, "FolderTape", folder, 2, "2", "?")
+    assert again == [True, 1, ["1", "2"]]
+    again = run_on_dask(code, "FolderTape", folder, 3, "3", "?", "?")
+    assert again == [True, 2, ["1", "2", "3"]]
+    tapes = sorted(folder.glob("*.jsonl"), key=lambda it: it.stat().st_mtime_ns)
+    one.write_bytes(b"".join(it.read_bytes() for it in tapes))
+    assert len(tapes) == 3
+    assert run_on_dask(code, "Tape", one, 3) == [True, 3, ["1", "2", "3"]]
+    # What is there twice, as a copy, is no further reply:
+    shutil.copy(one, folder / "copy.jsonl")
+    again = run_on_dask(code, "FolderTape", folder, 4, "4", "?", "?", "?")
+    assert again == [True, 3, ["1", "2", "3", "4"]]
+
+
+def test_glue_for_dask_is_under_fifteen_lines_a_way():
+    source = (SCALE / "on_dask.py").read_text(encoding="utf-8")
+    functions = {it.name: it for it in ast.parse(source).body if hasattr(it, "name")}
+    for way in (
+        ["call_on_workers", "ask_worker", "ask_here"],
+        ["task_on_workers", "do_here"],
+    ):
+        lines = [line for name in way
+                 for line in source.splitlines()[
+                     functions[name].lineno - 1 : functions[name].end_lineno
+                 ] if line.strip()]  # fmt: skip
+        said = sum(
+            ast.get_docstring(functions[name], clean=False).count("\n") + 1
+            for name in way
+        )
+        assert len(lines) - said < 15, way
+
+
+DASK_GLUE = """
+from cloudpickle import dumps
+from loop import run
+
+paid = sys.argv[1]
+
+def note(word):
+    with open(paid, "ab", 0) as file:
+        file.write(f"{word}\\n".encode())
+
+def noted(word):
+    return Path(paid).read_text().splitlines().count(word) if Path(paid).exists() else 0
+
+def make_call(paid=paid, note=note, noted=noted):
+    note(f"made {os.getpid()}")
+    key = os.environ["OPENAI_API_KEY"]
+    def call(messages, **settings):
+        text = messages[-1]["content"]
+        note(text)
+        if text == "busy" and noted(text) < 2:
+            raise CallError("busy", 429, wait=0.01)
+        if text == "bug":
+            raise NameError("a bug")
+        if text == "die" and noted(text) < 2:
+            os._exit(1)
+        if text == "slow":
+            time.sleep(60)
+        return Reply(f"{len(key)} {uuid4().hex} {settings}")
+    return call
+
+def is_there(word):
+    while not noted(word):
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("failures", [0, 3])
+def test_calls_on_workers_of_dask(tmp_path, tape, failures):
+    """What is lost is a fault; a bug is a bug; each call is a call."""
+    pytest.importorskip("distributed")
+    code = (
+        DASK_GLUE
+        + """
+def main():
+    with cluster("calls", env={"OPENAI_API_KEY": KEY}) as client:
+        call = call_on_workers(client, make_call, model="m", temperature=0)
+        tape = Tape(sys.argv[2])
+        def ask(number, bound):
+            return bound("same", str)
+        same = list(each(ask, range(24), call=call, tape=tape, workers=12))
+        facts = {"same": noted("same"), "replies": len({it.value for it in same})}
+        facts["text"] = same[0].value
+        made = [it for it in Path(paid).read_text().split("\\n") if "made" in it]
+        facts["made"] = [len(made), len({*made})]
+        facts["in task"] = KEY in dumps(call.args[1:]).decode(errors="replace")
+        busy = run("busy", str, call=call)
+        facts["busy"] = [busy.accepted, busy.attempts[0].fault.status]
+        try:
+            run("bug", str, call=call)
+        except NameError as error:
+            facts["bug"] = str(error)
+        die = run("die", str, call=call)
+        facts["die"] = [die.accepted, die.spent.faults, noted("die")]
+        facts["fault"] = [[str(it.fault)[:13], it.fault.billed] for it in die.attempts
+                          if it.fault]
+        print(json.dumps(facts))
+main()
+"""
+    )
+    variable = "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"
+    facts = run_on_dask(code, tmp_path / "paid", tape, **{variable: str(failures)})
+    assert (facts["same"], facts["replies"]) == (24, 24)  # none is taken for another
+    assert facts["text"].endswith("{'model': 'm', 'temperature': 0}")
+    assert 1 < facts["made"][0] == facts["made"][1] <= 3  # once on each worker
+    key = "sk-only-in-the-environment-of-the-workers"
+    assert facts["text"].startswith(f"{len(key)} ") and not facts["in task"]
+    assert key not in tape.read_text(encoding="utf-8")
+    assert facts["busy"] == [True, 429] and facts["bug"] == "a bug"
+    # By its default, Dask asks again by itself, and nobody counts it.
+    assert facts["die"] == [True, 0 if failures else 1, 2]
+    assert facts["fault"] == ([] if failures else [["KilledWorker:", True]])
+
+
+@on_posix
+def test_lost_scheduler_of_dask_is_a_fault(tmp_path):
+    """A scheduler and a worker as by hand, which find the modules by PYTHONPATH."""
+    pytest.importorskip("distributed")
+    code = (
+        DASK_GLUE
+        + """
+import subprocess
+where, programs = sys.argv[2], []
+for words in (["scheduler", "--port", "0"], ["worker", "--no-nanny"]):
+    words[0] = f"distributed.cli.dask_{words[0]}"
+    options = ["--scheduler-file", where, "--no-dashboard"]
+    programs.append(subprocess.Popen([sys.executable, "-m", *words, *options],
+                                     stderr=subprocess.DEVNULL))
+logging.getLogger("distributed").setLevel(logging.CRITICAL)
+client = distributed.Client(scheduler_file=where)
+call = call_on_workers(client, make_call, model="m")
+found = [run("one", str, call=call).accepted]
+Thread(target=lambda: (is_there("slow"), programs[0].kill())).start()
+slow = run("slow", str, call=call, limits=Limits(faults=1))
+print(json.dumps([*found, slow.why, slow.attempts[0].fault.billed]), flush=True)
+programs[1].kill()
+os._exit(0)
+"""
+    )
+    given = {"OPENAI_API_KEY": "sk-there", "PYTHONPATH": f"{SCALE}:{HERE}"}
+    accepted, why, billed = run_on_dask(
+        code, tmp_path / "paid", tmp_path / "s", **given
+    )
+    assert accepted and billed and "1 of 1 faults; at last: FutureCancelledErr" in why
+
+
+def test_results_that_die_with_a_worker_of_dask_are_had_again_for_nothing(tmp_path):
+    pytest.importorskip("distributed")
+    code = (
+        DASK_GLUE
+        + """
+def start(item, bound):
+    note("started")
+    return bound(f"item {item}", str, call=partial(bound.options["call"], model="m"))
+def main():
+    with cluster("tasks", env={"OPENAI_API_KEY": KEY}) as client:
+        there = "token", start, make_call, sys.argv[2], Limits()
+        futures = [client.submit(do_here, it, str(it), *there) for it in range(30)]
+        distributed.wait(futures)
+        before = [noted("started"), sum(noted(f"item {it}") for it in range(30))]
+        victim = max(client.has_what().items(), key=lambda it: len(it[1]))[0]
+        held = len(client.has_what()[victim])
+        os.kill(client.run(os.getpid)[victim], signal.SIGKILL)
+        while victim in client.nthreads():
+            time.sleep(0.01)
+        results = client.gather(futures)
+        after = [noted("started"), sum(noted(f"item {it}") for it in range(30))]
+        facts = [before, held, after, sum(it.spent.reused for it in results)]
+        one = Path(paid).with_name("one.jsonl")
+        one.write_bytes(b"".join(it.read_bytes() for it in Path(sys.argv[2]).iterdir()))
+        os.environ["OPENAI_API_KEY"] = KEY
+        again = each(start, range(30), call=make_call(), tape=one, key=str)
+        facts.append([sum(map(bool, again)), again.spent.reused])
+        share = Limits(calls=4)
+        task = task_on_workers(client, start, make_call, sys.argv[2] + "2", share)
+        limited = list(each(task, range(30, 60), call=make_call, workers=12))
+        facts.append([sum(map(bool, limited)), limited[-1].why])
+        def raises(item, bound):
+            raise KeyError(f"no {item}")
+        task = task_on_workers(client, raises, make_call, sys.argv[2], Limits())
+        results = list(each(task, [1, 2], call=make_call))
+        print(json.dumps([*facts, [repr(it.error) for it in results]]))
+main()
+"""
+    )
+    found = run_on_dask(code, tmp_path / "paid", tmp_path / "tapes")
+    before, held, after, reused, by_each, limited, errors = found
+    assert before == [30, 30] and held > 0
+    assert after == [30 + held, 30] and reused == held
+    assert by_each == [30, 30]  # `cat` of the tapes is one that each can read
+    # Each of the workers may make so many calls; three threads more were on their way.
+    assert limited[1].startswith("limit reached: ") and 4 <= limited[0] <= 3 * (4 + 3)
+    assert errors == ["KeyError('no 1')", "KeyError('no 2')"]
+
+
+@on_posix
+@pytest.mark.parametrize("way", ["calls", "tasks"])
+def test_killed_program_and_killed_worker_of_dask_cost_what_was_in_flight(
+    tmp_path, way
+):
+    pytest.importorskip("distributed")
+    command = f"scale/on_dask.py {way} -n 48 --json --folder it"
+    log = tmp_path / "it" / f"{way}.requests"
+    with start_example(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as child:
+        while not log.exists() or log.read_bytes().count(b"\n") < 12:
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.kill()
+    for killed in (1, 0) if LONG else (1,):
+        before = log.read_bytes().count(b"\n")
+        status, stdout, _ = example(command, cwd=tmp_path)
+        figures = json.loads(stdout)
+        assert (status, figures["done"], figures["killed"]) == (0, 48, killed)
+        assert figures["lost"] == 0 and figures["needed"] == 60
+        assert figures["repeated"] <= figures["in_flight"] <= 4 * figures["dead"]
+        assert figures["seen"] == 60 + figures["repeated"] and before >= 12
+    # The next start asks for nothing.
+    assert not LONG or figures["seen"] == before
+
+
+@long
+def test_limit_on_money_is_divided_by_the_workers_of_dask(tmp_path):
+    pytest.importorskip("distributed")
+    command = "scale/on_dask.py tasks -n 60 --json --dollars 0.003"
+    status, stdout, stderr = example(command, cwd=tmp_path)
+    figures = json.loads(stdout)
+    assert status == 1 and figures["done"] < 60
+    assert "each of 3 workers may spend $0.001\n" in stderr
+    assert figures["why"].startswith("limit reached: 0.001")
+    spent = float(re.findall(r"\$(0\.\d+); \d+ s\n", stderr)[-1])
+    assert 0.002 < spent < 0.003 + 12 * 0.0003  # with what was in flight
+
+
 # 13. The ledger -----------------------------------------------------------------------
 
 LEDGER_TASK = """
