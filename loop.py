@@ -66,8 +66,9 @@ import time
 import types
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field, fields, replace
+from dis import get_instructions
 from functools import lru_cache, partial
 from hashlib import sha256
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
@@ -175,8 +176,6 @@ def run_steps(state: State, move: Move) -> Steps:
 T = TypeVar("T")
 Hook = Callable[..., Any]
 Messages = list[Any]  # [{"role": "user", "content": "..."}, ...]
-# What a run yields is a function with its arguments. A driver calls it, and sends back
-# what it returned or throws what it raised.
 Steps = Generator["partial[Any]", Any, Any]
 
 # The default fix-ups, one for each special case; section 5 fills the lists.
@@ -230,10 +229,9 @@ class Reason(Exception):
 
 @dataclass(eq=False)
 class Reject(Reason):
-    """Raised by a judge: the complaint, and what is good so far."""
+    """Raised by a judge: the complaint, and what is good so far. Result.best is the
+    value with the most `passed`, then the highest score, then the last one."""
 
-    # Result.best is the value with the most `passed`, then the highest score, then the
-    # last one.
     value: Any = None  # what is good so far
     score: float | None = None
     passed: int = 0  # set by all_of: how many of its judges accepted
@@ -363,7 +361,6 @@ class Limits:
     cost: float | None = None  # dollars (math.inf)
 
 
-UNITS = ("tries", "faults", "calls", "seconds", "tokens", "cost")
 DEFAULT_LIMITS = Limits(tries=8, faults=8, calls=32, seconds=600)
 
 
@@ -464,8 +461,8 @@ class State:
     started_at: float = 0.0
     question_error: Exception | None = None  # a bug in answering a hook's question
     inspected: set[str] = field(default_factory=set[str])  # texts of the last reply
-    replies_by_request: Counter[str] = field(default_factory=Counter[str])
-    replies_by_content: Counter[str] = field(default_factory=Counter[str])
+    replies_by_request: dict[str, int] = field(default_factory=dict[str, int])
+    replies_by_content: dict[str, int] = field(default_factory=dict[str, int])
     # Of best: (is it a value, judges that passed it, its score); the greater wins.
     best_rank: tuple[bool, int, float] = (False, 0, -math.inf)
 
@@ -546,12 +543,14 @@ async def arun(
     return cast("Result[Any]", await result)
 
 
-def drive(flow: Steps) -> Any:
-    """Call what a run yields, until it ends; refuse what would have to be awaited."""
+def drive(flow: Steps, sleep: Hook | None = None) -> Any:
+    """Call what a run yields, to its end, but wait by `sleep`; refuse what is async."""
     try:
         step = next(flow)
         while True:
             try:
+                if sleep and step.func is time.sleep:
+                    step = partial(sleep, *step.args)
                 value = step()
                 if hasattr(value, "__await__"):
                     if hasattr(value, "close"):
@@ -652,9 +651,10 @@ def strict_json(text: str) -> Any:
         found: dict[str, Any] = {}
         for key, value in pairs:
             # As JSON, since True == 1 in Python.
-            if json.dumps(found.setdefault(key, value)) != json.dumps(value):
+            if key in found and json.dumps(found[key]) != json.dumps(value):
                 both = f"{short_json(found[key])} and {short_json(value)}"
                 raise Reject(f"{key}: both {both}")
+            found[key] = value
         return found
 
     try:
@@ -774,7 +774,7 @@ def code_fence(state: State) -> Use | None:
     within JSON is a part of it, and blocks before one that is cut off are drafts.
     (outrider#111)"""
     parts, is_open = split_at_fences(state.text)
-    if is_open:
+    if is_open or len(parts) == 1:
         return None
     pieces, blocks = scan_json(state.text).pieces, list[str]()
     for number, part in enumerate(parts):
@@ -782,16 +782,12 @@ def code_fence(state: State) -> Use | None:
         is_json = part.lstrip()[:1] in ("{", "[")
         if (is_json or not is_block) and scan_json(part).open:
             break  # a fence that follows on unfinished JSON is inside of that
-        if is_block and not (is_json and has_json_not_in(pieces, part)):
+        # A later piece of the text contradicts what is none of its pieces.
+        found = scan_json(part).pieces if is_json else ()
+        contradicted = any('"' in it and it not in pieces for it in found)
+        if is_block and not contradicted:
             blocks.append(part)
     return Use(*reversed(blocks), state.text) if blocks else None
-
-
-def has_json_not_in(pieces: Sequence[str], block: str) -> bool:
-    """Return whether a code block has JSON that is none of the text's whole pieces, as
-    a later piece contradicts it."""
-    found = scan_json(block).pieces
-    return any('"' in piece and piece not in pieces for piece in found)
 
 
 def split_at_fences(text: str) -> tuple[list[str], bool]:
@@ -799,7 +795,7 @@ def split_at_fences(text: str) -> tuple[list[str], bool]:
     a block. A fence that has a word after it, as ```python, opens a block, and cannot
     close one; ```ls``` on a line does neither."""
     parts, start, language = list[str](), 0, ""
-    for fence in islice(FENCE.finditer(text), 2000):
+    for fence in islice(re.finditer(r"(?m)^```([^\n]*)", text), 2000):
         within = len(parts) % 2 == 1
         after = fence[1].strip()
         if within and re.match(r"\w", after):
@@ -815,9 +811,6 @@ def split_at_fences(text: str) -> tuple[list[str], bool]:
     return parts, is_open
 
 
-FENCE = re.compile(r"^```([^\n]*)", re.MULTILINE)
-
-
 def json_slips(state: State) -> Use | None:
     """The JSON has talk around it, or slips: spare commas, bare keys, other quotes,
     comments, True and None, line breaks in strings. Use each whole piece without them,
@@ -831,28 +824,18 @@ def json_slips(state: State) -> Use | None:
     return Use(*pieces, state.texts[-1]) if pieces else None
 
 
-def is_json(text: str) -> bool:
-    """Return whether a text is JSON as it stands."""
-    with suppress(ValueError, RecursionError):
-        json.loads(text)
-        return True
-    return False
-
-
 def label_in_talk(state: State) -> Use | None:
     """The judge wants one of a few labels, and the reply has talk around it. Use the
     label if it is the only one in the reply, is not asked for, and nothing denies it.
     Denials are known in English only. SmolLM2 said of a neutral text "positive, but
     it's not entirely neutral"."""
     text = state.texts[-1].strip() if state.texts else ""
-    found: dict[str, str] = {}  # each label, and the pattern that found it
-    for label in getattr(state.judge, "labels", ()):
-        word = pattern_of_label(label)
-        if re.search(word, text):
-            found[label] = word
+    labels = getattr(state.judge, "labels", ())
+    found = [label for label in labels if re.search(pattern_of_label(label), text)]
     if len(found) != 1:
         return None
-    [(label, word)] = found.items()
+    label = found[0]
+    word = pattern_of_label(label)
     if re.search(rf"{word}[^.!?\n]{{0,200}}\?", text):
         return None  # "Is it positive or not?"
     # What explains a label may deny other things: "negative\nIt did not work".
@@ -1255,10 +1238,9 @@ class JsonReader:
         word = found[0] if found else ""
         if word not in WORDS and not NUMBER.fullmatch(word):
             end = self.at + len(word)
-            at_end = end == len(self.text)
             if word and self.text[skip_space(self.text, end) :][:1] in (",", "}", "]"):
                 self.written.append(word)  # {"age": thirty} contradicts {"age": 36}
-            raise NotJson("cut" if at_end else "broken")
+            raise NotJson("cut" if end == len(self.text) else "broken")
         self.at += len(word)
         self.written.append(WORDS.get(word, word))
 
@@ -1358,9 +1340,9 @@ class chat:
 
     What is not given comes from OPENAI_MODEL, OPENAI_BASE_URL and OPENAI_API_KEY.
     price: (input, output) in dollars per million tokens. timeout: seconds of silence;
-    once a reply has begun, also for all of it. headers: to add; a key belongs here, as
-    httpx logs the URL. client: an httpx client of your own. Any other keyword is a
-    setting of every request: temperature=0.7 ...
+    once a reply has begun, also for all of it. headers: to add; a key belongs here, not
+    in the URL. client: an httpx client of your own. Any other keyword is a setting of
+    every request: temperature=0.7 ...
     """
 
     blocks = True  # it would block an event loop, so `arun` refuses it
@@ -1386,8 +1368,8 @@ class chat:
         check_url(url)
         check_price(price)
         secret = ({"Authorization": f"Bearer {key}"} if key else {}) | (headers or {})
-        # Our own clients have HEADERS already; to add them here takes time.
-        self.headers = (HEADERS if client else {}) | secret
+        agent = {} if client else {"User-Agent": f"loop.py/{__version__}"}
+        self.headers = HEADERS | agent | secret
         if settings.get("stream"):
             raise TypeError("stream=True: chat waits for the whole reply")
         if not all(it.isascii() and it.isprintable() for it in self.headers.values()):
@@ -1407,9 +1389,13 @@ class chat:
 
     def __call__(self, messages: Messages, **changed: Any) -> Reply:
         body, began, response = self.new_body(), time.monotonic(), cast("Any", None)
-        client = self.client or borrow_client()
+        request = self.request(messages, changed)
+        idle = IDLE[route_to(self.url)]
+        transport = self.client or borrow_transport(idle, "HTTPTransport", self.url)
+        send = getattr(transport, "handle_request", None)
+        send = send or partial(transport.send, stream=True)  # of a client of yours
         try:
-            with client.stream(**self.request(messages, changed)) as response:
+            with closing(send(request)) as response:
                 for chunk in response.iter_bytes():
                     if self.add_chunk(chunk, body, began):
                         break
@@ -1418,23 +1404,24 @@ class chat:
                 raise self.connection_error(error) from None  # its request has the key
         finally:
             if not self.client:
-                IDLE.append(client)
+                idle.append(transport)
         return self.read(response, body, began)
 
-    def request(self, messages: Messages, changed: dict[str, Any]) -> dict[str, Any]:
-        """Return what the client's `stream` needs to send these messages."""
+    def request(self, messages: Messages, changed: dict[str, Any]) -> Any:
+        """Return the request to send, as httpx has it."""
         settings = self.settings | changed
         settings = {key: it for key, it in settings.items() if it is not None}
-        body = json.dumps(self.payload(messages, settings)).encode()
-        return {
-            "method": "POST",
-            # A client of yours may be of httpx2, which does not take a URL of httpx.
-            "url": self.url if self.client else parsed_url(self.url),
-            "headers": self.headers,
-            "content": body,
-            # Seconds to connect, read, write and wait for the pool (None: for ever).
-            "timeout": (min(10.0, self.timeout), self.timeout, self.timeout, None),
-        }
+        content = json.dumps(self.payload(messages, settings)).encode()
+        options = {"headers": self.headers, "content": content}
+        options |= {"extensions": {"timeout": self.timeouts()}}
+        if self.client:  # which may add headers and cookies of its own
+            return self.client.build_request("POST", self.url, **options)
+        return import_httpx().Request("POST", parsed_url(self.url), **options)
+
+    def timeouts(self) -> dict[str, float | None]:
+        """Return the seconds for each phase of a request; None: for ever."""
+        read = write = self.timeout
+        return {"connect": min(10.0, read), "read": read, "write": write, "pool": None}
 
     def payload(self, messages: Messages, settings: dict[str, Any]) -> dict[str, Any]:
         """Return what is sent, as a JSON value."""
@@ -1452,10 +1439,7 @@ class chat:
 
     def is_whole(self, body: bytearray) -> bool:
         """Return whether a body is whole, however its connection ended."""
-        with suppress(ValueError, RecursionError):
-            json.loads(body)
-            return True
-        return False
+        return is_json(body)
 
     def connection_error(self, error: Exception) -> Exception:
         """Return the CallError for a broken connection; any other error unchanged."""
@@ -1534,13 +1518,16 @@ class achat(chat):
         from asyncio import CancelledError, get_running_loop
 
         body, began, response = self.new_body(), time.monotonic(), cast("Any", None)
+        request, url = self.request(messages, changed), self.url
         loop = get_running_loop()
         if loop not in IDLE_OF_LOOP:
-            IDLE_OF_LOOP[loop] = keep_idle_clients(loop)
-        idle = await anext(IDLE_OF_LOOP[loop])
-        client = self.client or (idle.pop() if idle else new_client("AsyncClient"))
+            IDLE_OF_LOOP[loop] = keep_idle_transports(loop)
+        idle = (await anext(IDLE_OF_LOOP[loop]))[route_to(url)]
+        transport = self.client or borrow_transport(idle, "AsyncHTTPTransport", url)
+        send = getattr(transport, "handle_async_request", None)
+        send = send or partial(transport.send, stream=True)  # of a client of yours
         try:
-            async with client.stream(**self.request(messages, changed)) as response:
+            async with aclosing(await send(request)) as response:
                 async for chunk in response.aiter_bytes():
                     if self.add_chunk(chunk, body, began):
                         break
@@ -1549,17 +1536,18 @@ class achat(chat):
                 raise self.connection_error(error) from None
         except CancelledError:  # its connection would stay in use for ever
             if not self.client:
-                await client.aclose()
+                await transport.aclose()
+                idle = list[Any]()  # so that nobody uses it again
             raise
         finally:
-            if not self.client and not client.is_closed:
-                idle.append(client)
+            if not self.client:
+                idle.append(transport)
         return self.read(response, body, began)
 
 
 def check_url(url: str) -> None:
     """Raise ValueError where this is no base_url; do not show a key in its place."""
-    if not re.match("https?://[^@]*$", url):  # httpx would log a password in it
+    if not re.match("https?://[^@]*$", url):  # a client of yours would log it
         url = re.sub(r".*@", "...@", url.partition("?")[0])
         if len(url) > 12 and not re.search("[/.:]", url):
             url = f"{url[:3]}..."
@@ -1582,31 +1570,33 @@ def usage_figure(kind: Any, usage: Any, name: str) -> Any:
     return figure if sensible else None
 
 
-# Clients that are not in use. Each serves one request at a time: in httpx 0.28.1 the
-# pool of a shared one takes time in the square of its connections.
-IDLE: list[Any] = []
-IDLE_OF_LOOP: dict[Any, Any] = {}  # event loop -> the generator that has its clients
+# Transports that are not in use, by the route that they take. Each serves one request
+# at a time: in httpx 0.28.1 the pool of a shared one takes time in the square of its
+# connections.
+IDLE: defaultdict[Any, list[Any]] = defaultdict(list)
+IDLE_OF_LOOP: dict[Any, Any] = {}  # event loop -> the generator that has its transports
 
 
-def borrow_client() -> Any:
-    """Return a client that is not in use."""
-    try:
-        return IDLE.pop()
-    except IndexError:
-        return new_client("Client")
+def borrow_transport(idle: list[Any], kind: str, url: str) -> Any:
+    """Return an idle transport, or a new one. A client of httpx takes more time, logs
+    the URL, and has cookies, which would go from one key to another."""
+    with suppress(IndexError):  # another thread may take the last one
+        return idle.pop()
+    is_https, proxy = route_to(url)
+    return getattr(import_httpx(), kind)(verify=tls_context(is_https), proxy=proxy)
 
 
-async def keep_idle_clients(loop: Any) -> Any:
-    """Yield the list of idle clients of an event loop, again and again. asyncio.run
-    closes this generator when the loop ends, and so it closes the clients."""
-    idle: list[Any] = []
+async def keep_idle_transports(loop: Any) -> Any:
+    """Yield the idle transports of an event loop, again and again. asyncio.run closes
+    this generator when the loop ends, and so it closes the transports."""
+    idle: defaultdict[Any, list[Any]] = defaultdict(list)
     try:
         while True:
             yield idle
     finally:
         IDLE_OF_LOOP.pop(loop, None)
-        for client in idle:
-            await client.aclose()
+        for transport in [it for transports in idle.values() for it in transports]:
+            await transport.aclose()
 
 
 if hasattr(os, "register_at_fork"):  # a child must not use the sockets of its parent
@@ -1623,32 +1613,33 @@ def import_httpx() -> Any:
 
 
 @lru_cache
-def trusted_certificates() -> Any:
-    """Return the certificates that are trusted: reading them takes 10 ms."""
-    return import_httpx().create_ssl_context()
+def tls_context(is_https: bool) -> Any:
+    """Return what checks certificates. To read those that are trusted takes tens of ms,
+    so that it is not done for http."""
+    return import_httpx().create_ssl_context(verify=is_https)
+
+
+@lru_cache
+def route_to(url: str) -> tuple[bool, str | None]:
+    """Return how to get to a URL: whether by https, and by which proxy of the
+    environment. There is none to this machine."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    parts, proxies = urlsplit(url), getproxies()
+    is_near = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if is_near or proxy_bypass(parts.netloc):
+        proxy = None
+    elif proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    return parts.scheme == "https", proxy
 
 
 @lru_cache
 def parsed_url(url: str) -> Any:
     """Return a URL as httpx has it: parsing it takes 20 us of each call."""
     return import_httpx().URL(url)
-
-
-def new_client(kind: str) -> Any:
-    """Return a client that has no proxy to this machine, no queue for a free slot, and
-    no cookies: they would go from one endpoint, or key, to another."""
-    from http.cookiejar import CookieJar, DefaultCookiePolicy
-    from urllib.request import getproxies
-
-    local = ("all://localhost", "all://127.0.0.1", "all://[::1]")
-    return getattr(import_httpx(), kind)(
-        # Where there is no proxy, looking at these would take 10 us of each call.
-        mounts=dict.fromkeys(local if getproxies() else ()),
-        limits=import_httpx().Limits(max_connections=None),
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        headers=HEADERS,
-        verify=trusted_certificates(),
-    )
 
 
 # 7. Watching --------------------------------------------------------------------------
@@ -1690,7 +1681,10 @@ def line_of(event: dict[str, Any]) -> tuple[str, str]:
     elif kind == "inspect" and event["complaint"]:
         line, style = f"{'':13}rejected: {event['complaint']}", "yellow"
     elif kind == "decide":
-        line, style = f"{'':13}-> {event['fix']} {action_of(event)}", "cyan"
+        actions = {"Ask": "asks again", "Use": "repairs the reply", "Stop": "stops"}
+        waits = f"waits {event['wait']:.1f} s and " if event["wait"] else ""
+        action = f"{waits}{actions[event['move']]} {event['settings'] or ''}"
+        line, style = f"{'':13}-> {event['fix']} {action}".rstrip(), "cyan"
     elif kind == "end" and not hook:
         spent = f"calls: {event['calls']}, tokens: {event['tokens']}"
         line = f"= {event['why']} ({spent}, {event['seconds']:.1f} s)"
@@ -1698,14 +1692,6 @@ def line_of(event: dict[str, Any]) -> tuple[str, str]:
     if hook and line:
         line = f"{line[:13]}[{hook}] {line[13:]}"
     return visible(line[:1000]).replace("\n", "\\n"), style
-
-
-def action_of(event: dict[str, Any]) -> str:
-    """Return in words what a fix-up did."""
-    if event["move"] != "Ask":
-        return {"Use": "repairs the reply", "Stop": "stops"}[event["move"]]
-    waits = f"waits {event['wait']:.1f} s and " if event["wait"] else ""
-    return f"{waits}asks again {event['settings'] or ''}".rstrip()
 
 
 @lru_cache
@@ -1797,7 +1783,7 @@ class Tape:
         name = name_for_tape(state.call)
         key = digest([state.messages, state.settings, name])
         state.attempt.key = key
-        number = state.replies_by_request[key]
+        number = state.replies_by_request.get(key, 0)
         self.read_on()  # other runs and processes write to the file, too
         short = hash_of(f"{key} {state.name}")
         later = self.later_places.get(short, [])
@@ -1946,7 +1932,7 @@ def check_hooks(state: State, driver: Hook) -> None:
         flags = flags_of(hook)
         if flags & CO_ASYNC_GENERATOR:
             raise TypeError(f"{name_of(hook)} is async and yields: it cannot do both")
-        if flags & CO_COROUTINE and driver is drive:
+        if flags & CO_COROUTINE and partial(driver).func is drive:
             raise TypeError(f"{name_of(hook)} is async: use arun")
         if driver is adrive:
             check_blocking(hook)
@@ -1991,7 +1977,7 @@ def with_defaults(limits: Limits) -> Limits:
 @lru_cache
 def given_limits(limits: Limits) -> tuple[tuple[str, float], ...]:
     """Return the unit and the number of each limit that is given."""
-    limits_by_unit = ((unit, getattr(limits, unit)) for unit in UNITS)
+    limits_by_unit = ((it.name, getattr(limits, it.name)) for it in fields(limits))
     return tuple((unit, limit) for unit, limit in limits_by_unit if limit is not None)
 
 
@@ -2023,9 +2009,10 @@ class Account:
         """Add this to what was spent. A cost of None makes the sum unknown."""
         with self.lock:
             for unit, more in used.items():
-                total: Any = getattr(self.spent, unit)
-                total = None if total is None or more is None else total + more
-                setattr(self.spent, unit, total)
+                if more != 0:
+                    total: Any = getattr(self.spent, unit)
+                    total = None if total is None or more is None else total + more
+                    setattr(self.spent, unit, total)
 
 
 def start_run(state: State, tape: Any, name: str, watch: Any, after: Any) -> None:
@@ -2071,7 +2058,7 @@ def start_attempt(state: State, move: Ask) -> Any:
     if move.call is not None and move.call != state.call:
         state.call, state.reply = move.call, Reply("")
         state.changed = {k: it for k, it in state.task_settings.items() if k != "model"}
-        state.replies_by_content, state.repeats = Counter(), 0
+        state.replies_by_content, state.repeats = {}, 0
         state.judged, state.faults_in_a_row = 0, 0
     state.changed = state.changed | move.settings
     state.settings = recorded_settings(settings_of(state.call) | state.changed)
@@ -2113,7 +2100,8 @@ def record_fault(state: State, attempt: Attempt, fault: CallError) -> None:
 def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     """Charge a reply, record it, and notice whether it came before."""
     state.reply = attempt.reply = reply
-    state.replies_by_request[attempt.key] += 1
+    counts = state.replies_by_request
+    counts[attempt.key] = counts.get(attempt.key, 0) + 1
     state.faults_in_a_row = 0
     used = usage_of(state, reply)
     charge(state, reused=int(attempt.reused), **used)
@@ -2125,8 +2113,8 @@ def record_reply(state: State, attempt: Attempt, reply: Reply) -> None:
     # The id of a tool call is new each time; what counts is what it asks for.
     asks = [get_path(dict, it, "function") or it for it in reply.tool_calls or ()]
     content = f"{reply.text}{asks}" if asks else reply.text
-    state.replies_by_content[content] += 1
-    state.repeats = state.replies_by_content[content]
+    state.repeats = state.replies_by_content.get(content, 0) + 1
+    state.replies_by_content[content] = state.repeats
     state.text, state.texts = reply.text, (reply.text,)
     if asks and state.judge is not accept_anything:
         # Text beside a tool call is no answer. Only a fix-up can go on from here.
@@ -2359,8 +2347,6 @@ def accepted_value(judge: Hook, given: Any, value: Any) -> Any:
 
 def returns_nothing(judge: Hook) -> bool:
     """Return whether a function has no `return` with a value: it was forgotten."""
-    from dis import get_instructions
-
     if not hasattr(judge, "__code__") or judge.__code__.co_flags & CO_GENERATOR:
         return False
     before: Any = None
@@ -2520,17 +2506,17 @@ def recorded_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def without_secrets(value: Any) -> Any:
     """Return a JSON value without the members whose keys look like those of secrets."""
-    members: Any = get_path(dict, value)
-    if members:
+    if isinstance(value, dict):
         public: dict[Any, Any] = {}
-        for key, member in members.items():
+        for key, member in cast("Any", value).items():
             # In a JSON schema, a member of such a name is an object.
             is_object = isinstance(member, dict) and "header" not in str(key).lower()
             if is_object or not SECRET.search(str(key)):
                 public[key] = without_secrets(member)
         return public
-    items: Any = get_path((list, tuple), value)
-    return [without_secrets(it) for it in items] if items else value
+    if isinstance(value, (list, tuple)):
+        return [without_secrets(it) for it in cast("Any", value)]
+    return value
 
 
 def name_of(hook: Any) -> str:
@@ -2559,6 +2545,14 @@ def get_path(kind: Any, data: Any, *path: Any) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return data if isinstance(data, kind) else None
+
+
+def is_json(text: str | bytearray) -> bool:
+    """Return whether a text is JSON as it stands."""
+    with suppress(ValueError, RecursionError):
+        json.loads(text)
+        return True
+    return False
 
 
 def short_json(value: Any) -> str:

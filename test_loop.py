@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import base64
 import contextvars
 import gc
 import http.server
@@ -36,6 +37,8 @@ import re
 import select
 import shutil
 import signal
+import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -46,7 +49,7 @@ import traceback
 import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import date
 from email.utils import formatdate
 from functools import partial
@@ -885,6 +888,28 @@ def test_driver_of_your_own_takes_a_whole_run_without_waiting():
     assert call.asked[0] == ([{"role": "user", "content": "?"}], {"seed": 3})
 
 
+def test_sleep_of_your_own_does_the_waits_and_nothing_else_changes():
+    def sure(text):
+        if (yield loop.Question("sure?", str, wait=7)) != "yes":
+            raise loop.Reject("not sure")
+        return int(text)
+
+    waits, busy = [], loop.CallError("busy", 429, wait=9)
+    call = loop.scripted(busy, "5", "no", "6", "yes")
+    driver = partial(loop.drive, sleep=waits.append)
+    result = loop.run("5?", sure, call=call, driver=driver)
+    assert result.value == 6 and result.spent.seconds < 7
+    assert 9 <= waits[0] <= 9 * 1.25 and waits[1:] == [7, 7]
+
+    async def later(seconds):
+        raise AssertionError("nobody awaits it")
+
+    call = loop.scripted("5", "yes")
+    with pytest.raises(TypeError, match="later is async: use arun") as caught:
+        loop.run("5?", sure, call=call, driver=partial(loop.drive, sleep=later))
+    assert [bool(it.reply) for it in caught.value.attempts] == [True, False]
+
+
 def test_hooks_may_be_async_under_arun_and_runs_share_no_state():
     async def call(messages, seed=9):
         await asyncio.sleep(0)
@@ -940,12 +965,13 @@ async def async_generator(*args, **settings):
         pytest.param(partial(async_hook), 1, id="at its first answer, if hidden"),
     ],
 )
-def test_async_hook_under_run_is_refused_by_name(place, hook, paid):
+@pytest.mark.parametrize("driver", [None, partial(loop.drive, sleep=len)])
+def test_async_hook_under_run_is_refused_by_name(place, hook, paid, driver):
     call = loop.scripted(BUSY if place == "faults" else "x")
     hooks = {"judge": int, "call": call, "fixes": [], "faults": []}
     hooks[place] = [hook] if place in ("fixes", "faults") else hook
     with pytest.raises(TypeError, match="async_hook is async: use arun"):
-        loop.run("?", **hooks)
+        loop.run("?", **hooks, driver=driver)
     assert len(call.asked) == (0 if place == "call" else paid)
 
 
@@ -2618,6 +2644,41 @@ def test_proxy_comes_between_us_and_others_but_not_this_machine(echo):
     assert [path for path, _, _ in echo.seen] == [near, far, near]
 
 
+@pytest.fixture
+def https(tmp_path):
+    """An endpoint of https, and the certificate that it has from nobody else."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    make += f" -subj /CN=x -addext subjectAltName=IP:127.0.0.1 -out {certificate}"
+    subprocess.run([*make.split(), "-keyout", key], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    it = Served()
+    it.server.socket = tls.wrap_socket(it.server.socket, server_side=True)
+    it.url = it.url.replace("http:", "https:")
+    it.otherwise = lambda _asked: it.answer("a secret")
+    yield it, str(certificate)
+    it.server.shutdown()
+    it.server.server_close()
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="there is no openssl")
+@pytest.mark.parametrize("ask", ["ask({})", "asyncio.run(ask_async({}))"])
+def test_untrusted_certificate_is_refused_also_after_a_call_by_http(echo, https, ask):
+    endpoint, certificate = https
+    by_http, by_https = ask.format(""), ask.format(repr(endpoint.url))
+    code = f"""
+{by_http}
+try:
+    {by_https}
+except loop.CallError as error:
+    print("CERTIFICATE_VERIFY_FAILED" in str(error), error.billed)
+"""
+    assert program(echo.url, code) == "hi\nTrue False\n"
+    assert program("", by_https, SSL_CERT_FILE=certificate) == "a secret\n"
+    assert len(endpoint.seen) == 1
+
+
 def test_httpx2_serves_where_httpx_is_not_installed(echo):
     pytest.importorskip("httpx2")
     code = "sys.modules['httpx'] = None; ask(); assert 'httpx2' in sys.modules"
@@ -2674,9 +2735,7 @@ def test_key_is_nowhere_but_in_the_request_where_it_is_given_as(
     for error in (bug.value, *(attempt.fault for attempt in result.attempts[:4])):
         texts.append("".join(traceback.format_exception(error)))
     texts += [str(pickle.dumps(result)), str(pickle.dumps(bug.value.attempts))]
-    texts += [tape.read_text(), *capsys.readouterr()]
-    if "base_url" not in place:  # httpx logs the URL that it is given
-        texts.append(caplog.text)
+    texts += [tape.read_text(), *capsys.readouterr(), caplog.text]
     assert [text for text in texts if CANARY in text] == []
 
 
@@ -7029,6 +7088,494 @@ def test_deadline_of_a_workflow_leaves_the_rest_to_the_next_start(served, tmp_pa
     assert json.loads(stdout)["not_done"] >= 3
     status, stdout, _ = example(command, served.url, tmp_path)
     assert status == 0 and json.loads(stdout)["answered"] == 3
+
+
+# scale/on_dbos.py
+
+# From Python 3.12 on, DBOS relies on what only a newer SQLite has.
+OLD_SQLITE = sys.version_info >= (3, 12) and sqlite3.sqlite_version_info < (3, 42)
+needs_dbos = pytest.mark.skipif(
+    find_spec("dbos") is None or OLD_SQLITE, reason="no dbos, or SQLite is too old"
+)
+DBOS_KEY = "sk-never-to-be-stored"
+
+
+def stored_by_dbos(path, name=None):
+    """Return what a DBOS database in SQLite has: its steps of a name, or all of it as
+    bytes, where texts in base64 are decoded."""
+    with closing(sqlite3.connect(path)) as database:
+        if name:
+            rows = "select output from operation_outputs where function_name = ?"
+            return [row[0] for row in database.execute(rows, [name])]
+        tables = database.execute("select name from sqlite_master where type = 'table'")
+        rows = [row for (table,) in tables.fetchall()
+                for row in database.execute(f'select * from "{table}"')]  # fmt: skip
+    found = path.read_bytes()
+    for text in (it for row in rows for it in row if isinstance(it, str)):
+        with suppress(ValueError):
+            found += base64.b64decode(text, validate=True)
+    return found
+
+
+def run_with_dbos(code, folder, **environment):
+    """Run code with what examples/scale/on_dbos.py has, started; return what it prints,
+    a line of JSON."""
+    given = f"""
+import sys
+sys.path[:0] = [{str(EXAMPLES / "scale")!r}, {str(HERE)!r}]
+import json, os, time
+from functools import partial
+import on_dbos
+from on_dbos import DBOS, SetWorkflowID, as_step, drive, run
+from loop import CallError, Limits
+asked, prompt = [], ["first"]
+def go(workflow, name):
+    with SetWorkflowID(name):
+        return workflow()
+def again(name, step):
+    return DBOS.fork_workflow(name, step).get_result(polling_interval_sec=0.1)
+def loop_around(call, judge=int):
+    driver = partial(drive, sleep=DBOS.sleep)
+    return run(prompt[0], judge, call=as_step(call), driver=driver)
+def start():
+    on_dbos.launch("1", "sqlite:///it.sqlite")
+"""
+    ending = "\nsys.stdout.flush()\nos._exit(0)\n"
+    return json.loads(python("-c", given + code + ending, cwd=folder, **environment))
+
+
+@needs_dbos
+@on_posix
+def test_worker_of_dbos_killed_in_calls_repeats_only_these_and_stores_no_key(
+    served, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", DBOS_KEY)
+    asked, workers = Counter(), []
+
+    def answer(request):
+        text = request["messages"][-1]["content"]
+        asked[text] += 1
+        if asked.total() == 3:
+            workers[0].kill()
+        return served.answer("Who?" if asked[text] == 1 else PERSON)
+
+    served.otherwise = answer
+    command = "scale/on_dbos.py Ada Bob --json"
+    with start_example(command, served.url, tmp_path) as child:
+        workers.append(child)
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL and asked.total() <= 4
+    status, stdout, _ = example(command, served.url, tmp_path)
+    needed = Counter(text for it in json.loads(stdout) for text in it["asked"])
+    assert status == 0 and needed <= asked
+    assert 1 <= (asked - needed).total() <= 2
+    assert {headers["Authorization"] for _, headers, _ in served.seen} == {
+        f"Bearer {DBOS_KEY}"
+    }
+    stored = stored_by_dbos(tmp_path / "on_dbos.sqlite")
+    assert b"Who?" in stored and DBOS_KEY.encode() not in stored
+    before = asked.total()
+    assert example(command, served.url, tmp_path)[0] == 0 and asked.total() == before
+
+
+@needs_dbos
+@on_posix
+def test_worker_of_dbos_killed_in_a_wait_waits_on_and_not_anew(served, tmp_path):
+    came, wait, good = [], 3, served.answer(PERSON)
+
+    def answer(_request):
+        came.append(time.time())
+        busy = {"error": {"message": "busy"}}
+        return served.answer(busy, 429, retry_after=wait) if not came[1:] else good
+
+    def wakes_at():
+        with suppress(sqlite3.OperationalError):  # it is being made
+            return stored_by_dbos(database, "DBOS.sleep")
+
+    served.otherwise, database = answer, tmp_path / "on_dbos.sqlite"
+    command, patience = "scale/on_dbos.py Ada --json", threading.Event()
+    with start_example(command, served.url, tmp_path) as child:
+        while not (came and wakes_at()):
+            assert child.poll() is None and not patience.wait(0.05)
+        child.kill()
+        child.communicate()
+    due = float(wakes_at()[0])
+    patience.wait(due - 1 - time.time())
+    status, stdout, _ = example(command, served.url, tmp_path)
+    [result] = json.loads(stdout)
+    assert status == 0 and result["why"] == "accepted" and len(came) == 2
+    assert came[1] > due - 0.05 and came[1] < result["launched_at"] + wait
+    assert [float(it) for it in wakes_at()] == [due]
+
+
+@needs_dbos
+def test_failed_call_comes_back_from_dbos_as_the_same_error_without_its_request(
+    tmp_path,
+):
+    """A client's own error has its request with it, and may be made of other arguments
+    than those that pickle gives it."""
+    code = """
+class Busy(Exception):
+    def __init__(self, why, *, request):
+        super().__init__(why)
+        self.request, self.status_code = request, 429
+        self.headers = {"Retry-After": "0.1"}
+def call(messages):
+    asked.append(messages)
+    if len(asked) == 1:
+        raise Busy("slow down", request={"Authorization": os.environ["SECRET"]})
+    return "5"
+@DBOS.workflow()
+def one_run():
+    result = loop_around(call)
+    fault = result.attempts[0].fault
+    fixes = [it.fixes for it in result.attempts]
+    return [type(fault) is CallError, fault.status, fault.wait, fixes, result.value]
+start()
+print(json.dumps([go(one_run, "one"), again("one", 99), len(asked)]))
+"""
+    first, second, asked = run_with_dbos(code, tmp_path, SECRET=DBOS_KEY)
+    assert first == second == [True, 429, 0.1, [["told_to_wait"], []], 5]
+    assert asked == 2
+    stored = stored_by_dbos(tmp_path / "it.sqlite")
+    assert b"slow down" in stored and DBOS_KEY.encode() not in stored
+
+
+@needs_dbos
+def test_edited_code_on_dbos_gets_an_error_or_new_verdicts_and_no_old_answer(tmp_path):
+    code = """
+def call(messages):
+    asked.append(messages[0]["content"])
+    return f"{len(asked)}"
+call.settings = {"model": "small"}
+@DBOS.workflow()
+def one_run():
+    return loop_around(call, judges[0]).value
+def positive(text):
+    return int(text)
+def above_one(text):
+    if int(text) < 2:
+        raise ValueError("too small")
+    return int(text)
+judges = [positive]
+start()
+values = [go(one_run, "one"), again("one", 99)]
+judges[0] = above_one  # the reply is judged again, then another is asked for
+values.append(again("one", 99))
+def refused():
+    try:
+        return again("one", 99)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+call.settings["model"] = "large"
+values.append(refused())
+call.settings["model"] = "small"
+prompt[0] = "second"
+values.append(refused())
+print(json.dumps([values, [*asked], again("one", 1), asked]))
+"""
+    values, before, value, asked = run_with_dbos(code, tmp_path)
+    assert values[:3] == [1, 1, 2]
+    refusal = (
+        r"DBOSUnexpectedStepError: .*ask \w+ was recorded when ask \w+ was expected"
+    )
+    assert len(values) == 5 and all(re.match(refusal, it) for it in values[3:])
+    assert (before, value) == (["first", "first"], 3)
+    assert asked == ["first", "first", "second"]
+
+
+@needs_dbos
+def test_run_cancelled_by_dbos_goes_on_and_loses_only_the_reply_in_flight(tmp_path):
+    code = """
+def call(messages):
+    asked.append(DBOS.workflow_id)
+    if len(asked) == 2:
+        DBOS.cancel_workflow("one")
+    return ["none", "lost", "7"][len(asked) - 1]
+@DBOS.workflow()
+def one_run():
+    return loop_around(call).value
+start()
+with SetWorkflowID("one"):
+    handle = DBOS.start_workflow(one_run)
+while handle.get_status().status != "CANCELLED":
+    time.sleep(0.05)
+steps = [step["output"] for step in DBOS.list_workflow_steps("one")]
+value = DBOS.resume_workflow("one").get_result(polling_interval_sec=0.1)
+print(json.dumps([steps, value, len(asked)]))
+"""
+    assert run_with_dbos(code, tmp_path) == [["none"], 7, 3]
+
+
+@long
+@needs_dbos
+@on_posix
+def test_demonstration_of_dbos_meets_its_claims(tmp_path):
+    status, stdout, _ = example("scale/on_dbos.py --json", cwd=tmp_path)
+    facts = json.loads(stdout)
+    assert status == 0 and all(facts["claims"].values())
+    assert 0 < facts["killed"]["again"] <= sum(facts["killed"]["lost"])
+    assert not [*tmp_path.iterdir()]
+
+
+# scale/on_dask.py
+
+SCALE = EXAMPLES / "scale"
+
+
+def run_on_dask(code, *arguments, **environment):
+    """Run code with what scale/on_dask.py has, in another process; return the JSON that
+    it prints. Its workers find `paid`, which has a line for each call."""
+    given = f"import sys\nsys.path.insert(0, {str(SCALE)!r})\nfrom on_dask import *\n"
+    return json.loads(python("-c", given + code, *arguments, **environment))
+
+
+def test_tapes_of_a_folder_are_one_whoever_wrote_them(tmp_path):
+    code = """
+from loop import Ask, run, scripted
+kind, path, enough, *replies = sys.argv[1:]
+def judge(text):
+    if int(text) < int(enough): raise ValueError("too small")
+    return text
+result = run("?", judge, call=scripted(*replies), fixes=[lambda it: Ask(it.messages)],
+             tape=globals()[kind](path), name="r", limits=Limits(tries=len(replies) or 9))
+texts = [it.reply.text for it in result.attempts if it.reply]
+print(json.dumps([result.accepted, result.spent.reused, texts]))
+"""
+    folder, one = tmp_path / "many", tmp_path / "one.jsonl"
+    assert run_on_dask(code, "FolderTape", folder, 9, "1") == [False, 0, ["1"]]
+    again = run_on_dask(code, "FolderTape", folder, 2, "2", "?")
+    assert again == [True, 1, ["1", "2"]]
+    again = run_on_dask(code, "FolderTape", folder, 3, "3", "?", "?")
+    assert again == [True, 2, ["1", "2", "3"]]
+    tapes = sorted(folder.glob("*.jsonl"), key=lambda it: it.stat().st_mtime_ns)
+    one.write_bytes(b"".join(it.read_bytes() for it in tapes))
+    assert len(tapes) == 3
+    assert run_on_dask(code, "Tape", one, 3) == [True, 3, ["1", "2", "3"]]
+    # What is there twice, as a copy, is no further reply:
+    shutil.copy(one, folder / "copy.jsonl")
+    again = run_on_dask(code, "FolderTape", folder, 4, "4", "?", "?", "?")
+    assert again == [True, 3, ["1", "2", "3", "4"]]
+
+
+def test_glue_for_dask_is_under_fifteen_lines_a_way():
+    source = (SCALE / "on_dask.py").read_text(encoding="utf-8")
+    functions = {it.name: it for it in ast.parse(source).body if hasattr(it, "name")}
+    for way in (
+        ["call_on_workers", "ask_worker", "ask_here"],
+        ["task_on_workers", "do_here"],
+    ):
+        lines = [line for name in way
+                 for line in source.splitlines()[
+                     functions[name].lineno - 1 : functions[name].end_lineno
+                 ] if line.strip()]  # fmt: skip
+        said = sum(
+            ast.get_docstring(functions[name], clean=False).count("\n") + 1
+            for name in way
+        )
+        assert len(lines) - said < 15, way
+
+
+DASK_GLUE = """
+from cloudpickle import dumps
+from loop import run
+
+paid = sys.argv[1]
+
+def note(word):
+    with open(paid, "ab", 0) as file:
+        file.write(f"{word}\\n".encode())
+
+def noted(word):
+    return Path(paid).read_text().splitlines().count(word) if Path(paid).exists() else 0
+
+def make_call(paid=paid, note=note, noted=noted):
+    note(f"made {os.getpid()}")
+    key = os.environ["OPENAI_API_KEY"]
+    def call(messages, **settings):
+        text = messages[-1]["content"]
+        note(text)
+        if text == "busy" and noted(text) < 2:
+            raise CallError("busy", 429, wait=0.01)
+        if text == "bug":
+            raise NameError("a bug")
+        if text == "die" and noted(text) < 2:
+            os._exit(1)
+        if text == "slow":
+            time.sleep(60)
+        return Reply(f"{len(key)} {uuid4().hex} {settings}")
+    return call
+
+def is_there(word):
+    while not noted(word):
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("failures", [0, 3])
+def test_calls_on_workers_of_dask(tmp_path, tape, failures):
+    """What is lost is a fault; a bug is a bug; each call is a call."""
+    pytest.importorskip("distributed")
+    code = (
+        DASK_GLUE
+        + """
+def main():
+    with cluster("calls", env={"OPENAI_API_KEY": KEY}) as client:
+        call = call_on_workers(client, make_call, model="m", temperature=0)
+        tape = Tape(sys.argv[2])
+        def ask(number, bound):
+            return bound("same", str)
+        same = list(each(ask, range(24), call=call, tape=tape, workers=12))
+        facts = {"same": noted("same"), "replies": len({it.value for it in same})}
+        facts["text"] = same[0].value
+        made = [it for it in Path(paid).read_text().split("\\n") if "made" in it]
+        facts["made"] = [len(made), len({*made})]
+        facts["in task"] = KEY in dumps(call.args[1:]).decode(errors="replace")
+        busy = run("busy", str, call=call)
+        facts["busy"] = [busy.accepted, busy.attempts[0].fault.status]
+        try:
+            run("bug", str, call=call)
+        except NameError as error:
+            facts["bug"] = str(error)
+        die = run("die", str, call=call)
+        facts["die"] = [die.accepted, die.spent.faults, noted("die")]
+        facts["fault"] = [[str(it.fault)[:13], it.fault.billed] for it in die.attempts
+                          if it.fault]
+        print(json.dumps(facts))
+main()
+"""
+    )
+    variable = "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"
+    facts = run_on_dask(code, tmp_path / "paid", tape, **{variable: str(failures)})
+    assert (facts["same"], facts["replies"]) == (24, 24)  # none is taken for another
+    assert facts["text"].endswith("{'model': 'm', 'temperature': 0}")
+    assert 1 < facts["made"][0] == facts["made"][1] <= 3  # once on each worker
+    key = "sk-only-in-the-environment-of-the-workers"
+    assert facts["text"].startswith(f"{len(key)} ") and not facts["in task"]
+    assert key not in tape.read_text(encoding="utf-8")
+    assert facts["busy"] == [True, 429] and facts["bug"] == "a bug"
+    # By its default, Dask asks again by itself, and nobody counts it.
+    assert facts["die"] == [True, 0 if failures else 1, 2]
+    assert facts["fault"] == ([] if failures else [["KilledWorker:", True]])
+
+
+@on_posix
+def test_lost_scheduler_of_dask_is_a_fault(tmp_path):
+    """A scheduler and a worker as by hand, which find the modules by PYTHONPATH."""
+    pytest.importorskip("distributed")
+    code = (
+        DASK_GLUE
+        + """
+import subprocess
+where, programs = sys.argv[2], []
+for words in (["scheduler", "--port", "0"], ["worker", "--no-nanny"]):
+    words[0] = f"distributed.cli.dask_{words[0]}"
+    options = ["--scheduler-file", where, "--no-dashboard"]
+    programs.append(subprocess.Popen([sys.executable, "-m", *words, *options],
+                                     stderr=subprocess.DEVNULL))
+logging.getLogger("distributed").setLevel(logging.CRITICAL)
+client = distributed.Client(scheduler_file=where)
+call = call_on_workers(client, make_call, model="m")
+found = [run("one", str, call=call).accepted]
+Thread(target=lambda: (is_there("slow"), programs[0].kill())).start()
+slow = run("slow", str, call=call, limits=Limits(faults=1))
+print(json.dumps([*found, slow.why, slow.attempts[0].fault.billed]), flush=True)
+programs[1].kill()
+os._exit(0)
+"""
+    )
+    given = {"OPENAI_API_KEY": "sk-there", "PYTHONPATH": f"{SCALE}:{HERE}"}
+    accepted, why, billed = run_on_dask(
+        code, tmp_path / "paid", tmp_path / "s", **given
+    )
+    assert accepted and billed and "1 of 1 faults; at last: FutureCancelledErr" in why
+
+
+def test_results_that_die_with_a_worker_of_dask_are_had_again_for_nothing(tmp_path):
+    pytest.importorskip("distributed")
+    code = (
+        DASK_GLUE
+        + """
+def start(item, bound):
+    note("started")
+    return bound(f"item {item}", str, call=partial(bound.options["call"], model="m"))
+def main():
+    with cluster("tasks", env={"OPENAI_API_KEY": KEY}) as client:
+        there = "token", start, make_call, sys.argv[2], Limits()
+        futures = [client.submit(do_here, it, str(it), *there) for it in range(30)]
+        distributed.wait(futures)
+        before = [noted("started"), sum(noted(f"item {it}") for it in range(30))]
+        victim = max(client.has_what().items(), key=lambda it: len(it[1]))[0]
+        held = len(client.has_what()[victim])
+        os.kill(client.run(os.getpid)[victim], signal.SIGKILL)
+        while victim in client.nthreads():
+            time.sleep(0.01)
+        results = client.gather(futures)
+        after = [noted("started"), sum(noted(f"item {it}") for it in range(30))]
+        facts = [before, held, after, sum(it.spent.reused for it in results)]
+        one = Path(paid).with_name("one.jsonl")
+        one.write_bytes(b"".join(it.read_bytes() for it in Path(sys.argv[2]).iterdir()))
+        os.environ["OPENAI_API_KEY"] = KEY
+        again = each(start, range(30), call=make_call(), tape=one, key=str)
+        facts.append([sum(map(bool, again)), again.spent.reused])
+        share = Limits(calls=4)
+        task = task_on_workers(client, start, make_call, sys.argv[2] + "2", share)
+        limited = list(each(task, range(30, 60), call=make_call, workers=12))
+        facts.append([sum(map(bool, limited)), limited[-1].why])
+        def raises(item, bound):
+            raise KeyError(f"no {item}")
+        task = task_on_workers(client, raises, make_call, sys.argv[2], Limits())
+        results = list(each(task, [1, 2], call=make_call))
+        print(json.dumps([*facts, [repr(it.error) for it in results]]))
+main()
+"""
+    )
+    found = run_on_dask(code, tmp_path / "paid", tmp_path / "tapes")
+    before, held, after, reused, by_each, limited, errors = found
+    assert before == [30, 30] and held > 0
+    assert after == [30 + held, 30] and reused == held
+    assert by_each == [30, 30]  # `cat` of the tapes is one that each can read
+    # Each of the workers may make so many calls; three threads more were on their way.
+    assert limited[1].startswith("limit reached: ") and 4 <= limited[0] <= 3 * (4 + 3)
+    assert errors == ["KeyError('no 1')", "KeyError('no 2')"]
+
+
+@on_posix
+@pytest.mark.parametrize("way", ["calls", "tasks"])
+def test_killed_program_and_killed_worker_of_dask_cost_what_was_in_flight(
+    tmp_path, way
+):
+    pytest.importorskip("distributed")
+    command = f"scale/on_dask.py {way} -n 48 --json --folder it"
+    log = tmp_path / "it" / f"{way}.requests"
+    with start_example(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as child:
+        while not log.exists() or log.read_bytes().count(b"\n") < 12:
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.kill()
+    for killed in (1, 0) if LONG else (1,):
+        before = log.read_bytes().count(b"\n")
+        status, stdout, _ = example(command, cwd=tmp_path)
+        figures = json.loads(stdout)
+        assert (status, figures["done"], figures["killed"]) == (0, 48, killed)
+        assert figures["lost"] == 0 and figures["needed"] == 60
+        assert figures["repeated"] <= figures["in_flight"] <= 4 * figures["dead"]
+        assert figures["seen"] == 60 + figures["repeated"] and before >= 12
+    # The next start asks for nothing.
+    assert not LONG or figures["seen"] == before
+
+
+@long
+def test_limit_on_money_is_divided_by_the_workers_of_dask(tmp_path):
+    pytest.importorskip("distributed")
+    command = "scale/on_dask.py tasks -n 60 --json --dollars 0.003"
+    status, stdout, stderr = example(command, cwd=tmp_path)
+    figures = json.loads(stdout)
+    assert status == 1 and figures["done"] < 60
+    assert "each of 3 workers may spend $0.001\n" in stderr
+    assert figures["why"].startswith("limit reached: 0.001")
+    spent = float(re.findall(r"\$(0\.\d+); \d+ s\n", stderr)[-1])
+    assert 0.002 < spent < 0.003 + 12 * 0.0003  # with what was in flight
 
 
 # scale/plan.py

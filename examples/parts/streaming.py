@@ -241,12 +241,16 @@ class streamed_chat(chat):
     stall: float
     longest: float
 
-    def request(self, messages: Messages, changed: dict[str, Any]) -> dict[str, Any]:
-        """Return what the client's `stream` needs to send these messages."""
+    def request(self, messages: Messages, changed: dict[str, Any]) -> Any:
+        """Return the request to send: for a stream."""
         usage = {"stream_options": {"include_usage": True}}  # None leaves it out
-        changed = usage | self.settings | changed | {"stream": True}
-        timeouts = (min(10.0, self.timeout), self.stall, self.timeout, None)
-        return super().request(messages, changed) | {"timeout": timeouts}
+        return super().request(
+            messages, usage | self.settings | changed | {"stream": True}
+        )
+
+    def timeouts(self) -> dict[str, float | None]:
+        """Return the seconds for each phase of a request; None: for ever."""
+        return super().timeouts() | {"read": self.stall}
 
     def add_chunk(self, chunk: bytes, body: Any, began: float) -> bool:
         """Add to the body, and return whether that is enough."""

@@ -32,7 +32,7 @@ Prompts and judges may change: what asks the same is read from the tape, anythin
 is asked. A tape with names of other steps is refused. Take Temporal or DBOS for timers
 of days, work on many machines, or steps other than calls of a model: here nothing wakes
 a process up, one tape is for one machine, and what the person said is in a file of its
-own, not in the history.
+own, not in the history. scale/on_dbos.py shows the same loop on DBOS.
 
 Exit status: 0; 1 if no review was answered, or too much was paid for again; 2 for a
 wrong argument or tape; 3 if the endpoint gave no reply; 130 after Ctrl-C.
@@ -60,7 +60,7 @@ from graph import check_steps, pipeline, reviews
 from local_model import model
 from parts.batch import each
 
-from loop import GaveUp, Hook, Limits, event_in, import_httpx, new_client, whole_lines
+from loop import GaveUp, Hook, Limits, event_in, import_httpx, whole_lines
 
 HOPELESS = f'Ada Long, 36, wrote: "{"Bad, " * 12_000}"'
 WAITS = "gate: a person has to decide"
@@ -78,7 +78,7 @@ def name_of_guest(review: str) -> str:
 def count_requests(call: Any, path: Path, kill_at: float) -> Any:
     """Return the call by way of a server that counts its requests in a file: a `s` for
     each start, a `>` for each request, an `x` for each that was refused."""
-    client, counted = new_client("Client"), copy.copy(call)
+    client, counted = import_httpx().Client(trust_env=False), copy.copy(call)
     file, requests, lock = open(path, "ab", 0), [0], threading.Lock()  # noqa: SIM115
     file.write(b"s")
 
