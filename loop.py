@@ -55,7 +55,6 @@ To use or extend it, read sections 1 to 3. Each of 4 to 8 can be deleted: see RE
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -68,13 +67,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field, fields, replace
-from dis import get_instructions
 from functools import lru_cache, partial
-from hashlib import sha256
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from itertools import count, islice
 from typing import Any, Generic, NamedTuple, TypeVar, cast
-from weakref import finalize
 
 __version__ = "0.4.0"
 
@@ -1751,6 +1747,8 @@ class Tape:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        from weakref import finalize
+
         self.path = os.path.abspath(path)
         self.lock, self.read_to = threading.Lock(), 0
         self.names: Counter[str] = Counter()
@@ -1825,8 +1823,10 @@ class Tape:
         try:
             written = os.write(self.file, line)
             if written < len(line):  # a disk that gets full does not raise
+                from errno import ENOSPC
+
                 why = f"{written} of {len(line)} bytes were written of {text[:200]}"
-                raise OSError(errno.ENOSPC, why)
+                raise OSError(ENOSPC, why)
             if event["event"] == "reply":
                 getattr(os, "fdatasync", os.fsync)(self.file)
         except OSError as error:
@@ -1882,6 +1882,8 @@ def digest(data: Any) -> str:
 
 def hash_of(text: str) -> bytes:
     """Return 16 bytes, which no other text has: an index of these is small."""
+    from hashlib import sha256
+
     return sha256(text.encode(errors="surrogatepass")).digest()[:16]
 
 
@@ -2347,6 +2349,8 @@ def accepted_value(judge: Hook, given: Any, value: Any) -> Any:
 
 def returns_nothing(judge: Hook) -> bool:
     """Return whether a function has no `return` with a value: it was forgotten."""
+    from dis import get_instructions
+
     if not hasattr(judge, "__code__") or judge.__code__.co_flags & CO_GENERATOR:
         return False
     before: Any = None
