@@ -1,0 +1,192 @@
+"""The endpoint of versus.py, in a process of its own: `python versus_server.py`.
+
+Prints its port. The path says who asks and what for: /PEER/SCENARIO/v1/chat/completions.
+GET /PEER/SCENARIO returns, as JSON, what it noted of the requests there. It answers by a
+call of a tool where the request has tools, else by text. A request of the scenarios
+"fast" and "slow" (100 ms) costs it a few microseconds; a run is known by its number in
+the prompt, "(run 17)": its first reply is bad, the second good.
+"""
+
+import asyncio
+import json
+import re
+import time
+from typing import Any
+
+BAD, GOOD = '{"name": "Ada Byron"}', '{"name": "Ada Lovelace", "age": 36}'
+HALF = '{"name": "Ada Lovelace", "age": 3'
+BESIDE = '{"name": "Talk", "age": 1}'  # stands as text beside a call of a tool
+HELD = 120  # requests that "cancel" never answers
+FAST, SLOW = "fast", "slow"
+SECONDS = {FAST: 0.0, SLOW: 0.1}
+PLACES: dict[str, "Place"] = {}  # by the part of the path before /v1
+NUMBER = re.compile(rb"\(run (\d+)\)")
+LENGTH = re.compile(rb"(?i)content-length: *(\d+)")
+
+
+class Place:
+    """What was asked of one peer in one scenario, and how it is answered."""
+
+    def __init__(self, path: str):
+        self.scenario = path.rpartition("/")[2]
+        self.seconds = SECONDS.get(self.scenario)
+        self.pending: set[bytes] = set()  # runs that had their bad reply
+        self.replies: tuple[bytes, bytes] | None = None  # bad and good, once known
+        self.notes: list[dict[str, Any]] = []
+        self.answered = 0.0  # when the last answer went out
+        self.count = self.most_open = 0
+        self.open: set[Connection] = set()  # connections that asked here
+
+    def speedy(self, body: bytes) -> bytes:
+        """Return the next reply to a run, of those made once."""
+        if self.replies is None:
+            tool = tool_in(json.loads(body))
+            self.replies = (completion(BAD, tool), completion(GOOD, tool))
+        found = NUMBER.search(body)
+        number = found.group(1) if found else b""
+        if number in self.pending:
+            self.pending.discard(number)
+            return self.replies[1]
+        self.pending.add(number)
+        return self.replies[0]
+
+    def note(self, body: bytes) -> None:
+        now = time.monotonic()
+        wait = now - self.answered if self.answered else 0.0
+        self.notes.append({"bytes": len(body), "wait": round(wait, 3)})
+
+    def answer(self, body: bytes, key: str) -> bytes | None:
+        """Return the answer to the request just noted; None: never."""
+        n, tool = len(self.notes) - 1, tool_in(json.loads(body))
+        good, bad = completion(GOOD, tool), completion(BAD, tool)
+        match self.scenario.split("-"):
+            case ["growth"]:
+                other = BAD.replace("Byron", f"Byron the {n + 1}th")
+                return completion(other, tool) if n < 15 else good
+            case ["forever"]:
+                return bad if n < 40 else None
+            case ["400" | "401" as status, *quoted]:
+                why = f"Incorrect API key provided: {key}" if quoted else "No."
+                return failure(int(status), why)
+            case ["429" | "500" as status, *wait]:
+                told = "Retry-After: 1\r\n" if wait else ""
+                return failure(int(status), "Try again.", told) if n < 2 else good
+            case ["beside"]:
+                return completion(BAD, tool or "look_up", BESIDE) if n == 0 else good
+            case ["broken"]:
+                return good[:-30] if n == 0 else good
+            case ["half"]:
+                return completion(HALF, tool, finish="length") if n == 0 else good
+            case ["number"]:
+                return number_reply(json.loads(body), n)
+            case ["cancel"]:
+                return None if n < HELD else good
+        return failure(404, f"no scenario {self.scenario}")
+
+
+def number_reply(body: dict[str, Any], n: int) -> bytes:
+    """Return 36, at first cut after the 3; a tool takes it in its only argument."""
+    text, finish = ("3", "length") if n == 0 else ("36", "")
+    tool = tool_in(body)
+    if not tool:
+        return completion(text, finish=finish)
+    [name] = body["tools"][0]["function"]["parameters"]["properties"]
+    return completion(f'{{"{name}": {text}' + "}" * (n > 0), tool, finish=finish)
+
+
+def tool_in(body: dict[str, Any]) -> str:
+    """Return the name of the first tool of a request, or nothing."""
+    tools = body.get("tools") or body.get("functions")
+    return tools[0]["function"]["name"] if tools else ""
+
+
+def completion(text: str, tool: str = "", talk: str = "", finish: str = "") -> bytes:
+    """Return a whole response with this text, or with it as arguments of the tool."""
+    message: dict[str, Any] = {"role": "assistant", "content": talk or text}
+    if tool:
+        call = {"name": tool, "arguments": text}
+        calls = [{"id": "call_1", "type": "function", "function": call}]
+        message |= {"content": talk or None, "tool_calls": calls}
+    finish = finish or ("tool_calls" if tool else "stop")
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
+    reply = {"id": "r", "object": "chat.completion", "created": 1, "model": "some-model"}
+    return response(200, reply | {"choices": [choice], "usage": usage})
+
+
+def failure(status: int, why: str, headers: str = "") -> bytes:
+    """Return a whole response with an error."""
+    error = {"message": why, "type": "some_error", "code": None, "param": None}
+    return response(status, {"error": error}, headers)
+
+
+def response(status: int, data: Any, headers: str = "") -> bytes:
+    body = json.dumps(data).encode()
+    head = f"HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\n{headers}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Connection(asyncio.Protocol):
+    """One connection, with one request at a time."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport, self.data, self.place = transport, b"", None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.place:
+            self.place.open.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        head, end, body = self.data.partition(b"\r\n\r\n")
+        length = LENGTH.search(head)
+        if not end or len(body) < (int(length.group(1)) if length else 0):
+            return
+        self.data = b""
+        method, path, _ = head.split(b" ", 2)
+        name = path.decode().partition("/v1")[0]
+        if method == b"GET":
+            self.transport.write(response(200, report(name)))
+            return
+        place = self.place = PLACES.setdefault(name, None) or Place(name)
+        PLACES[name] = place
+        place.open.add(self)
+        if place.seconds is None:
+            self.answer(place, head, body)
+        elif place.seconds:
+            reply = place.speedy(body)
+            LOOP.call_later(place.seconds, self.transport.write, reply)
+        else:
+            self.transport.write(place.speedy(body))
+
+    def answer(self, place: Place, head: bytes, body: bytes) -> None:
+        """Note a request of a behaviour, and answer it."""
+        place.note(body)
+        found = re.search(rb"(?i)authorization: bearer (\S+)", head)
+        reply = place.answer(body, found.group(1).decode() if found else "")
+        if reply is None:
+            return
+        self.transport.write(reply)
+        place.answered = time.monotonic()
+        length = LENGTH.search(reply)
+        if length and len(reply.partition(b"\r\n\r\n")[2]) < int(length.group(1)):
+            self.transport.close()  # in the middle of the body
+
+
+def report(name: str) -> dict[str, Any]:
+    """Return what was noted of a place; of the whole server for the path /."""
+    place = PLACES.get(name)
+    cpu = {"cpu": time.process_time()}
+    return cpu | {"requests": place.notes, "open": len(place.open)} if place else cpu
+
+
+async def serve() -> None:
+    global LOOP
+    LOOP = asyncio.get_running_loop()
+    server = await LOOP.create_server(Connection, "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())
