@@ -2,10 +2,9 @@
 
 A peer is a function that follows its documentation; the address stands first in its
 docstring, then what we set and why. It gets the address of an endpoint, what is wanted
-(PERSON or NUMBER) and how many requests it may make at most for that; None: what its
-documentation shows. It returns two functions of a prompt, one blocking and one async.
-Each returns the value (None: it gave up, and raised nothing) and the object that a user
-would keep. Those that bring no client for HTTP share the calls of the bare loop.
+(PERSON or NUMBER), how many replies it may look at (None: what its documentation
+shows) and whether to be async. It returns a function of a prompt, which returns the
+value (None: it gave up, and raised nothing) and the object that a user would keep. Those that bring no client for HTTP share the calls of the bare loop.
 
 `python peers.py NAME` is the process: it reads commands from stdin, a JSON list in each
 line, and prints an answer in a line of JSON. `python peers.py NAME URL` makes one run.
@@ -25,7 +24,6 @@ TASKS = {
     NUMBER: "At what age did Ada Lovelace die? Answer with the number alone.",
 }
 OURS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-Peer = tuple[Any, Any]
 
 # What several of them share -----------------------------------------------------------
 
@@ -106,7 +104,7 @@ def calls_of_httpx(url: str) -> tuple[Any, Any, Any]:
 # The peers ----------------------------------------------------------------------------
 
 
-def with_loop(url: str, want: str, most: int | None) -> Peer:
+def with_loop(url: str, want: str, most: int | None, is_async: bool) -> Any:
     """README.md of this project
 
     Default fix-ups and limits: eight replies that are rejected, eight failed calls."""
@@ -114,25 +112,25 @@ def with_loop(url: str, want: str, most: int | None) -> Peer:
     from loop import Limits, achat, arun, chat, json_with, run
 
     judge = int if want == NUMBER else json_with(name=str, age=int)
-    call, acall = chat(MODEL, url, KEY), achat(MODEL, url, KEY)
     limits = Limits(tries=most)
+    call = (achat if is_async else chat)(MODEL, url, KEY)
 
     def ask(prompt: str) -> Any:
         result = run(prompt, judge, call=call, limits=limits)
         return result.value, result
 
     async def aask(prompt: str) -> Any:
-        result = await arun(prompt, judge, call=acall, limits=limits)
+        result = await arun(prompt, judge, call=call, limits=limits)
         return result.value, result
 
-    return ask, aask
+    return aask if is_async else ask
 
 
-def with_httpx(url: str, want: str, most: int | None) -> Peer:
-    """https://www.python-httpx.org/async/ and https://www.python-httpx.org/advanced/clients/
+def with_httpx(url: str, want: str, most: int | None, is_async: bool) -> Any:
+    """https://www.python-httpx.org/advanced/clients/ and .../async/
 
-    The best loop that we can write: eight times, no wait, whatever the client raises is
-    raised."""
+    The best loop that we can write: eight times, no wait; what the client raises is
+    raised, but for a body that is no JSON."""
     call, acall, new_client = calls_of_httpx(url)
     read, times = reader_by_hand(want), range(most or 8)
 
@@ -155,16 +153,16 @@ def with_httpx(url: str, want: str, most: int | None) -> Peer:
                 return value, value
         return None, None
 
-    return ask, aask
+    return aask if is_async else ask
 
 
-def with_tenacity(url: str, want: str, most: int | None) -> Peer:
-    """https://tenacity.readthedocs.io/en/latest/ and, of its API, wait_exception
+def with_tenacity(url: str, want: str, most: int | None, is_async: bool) -> Any:
+    """https://tenacity.readthedocs.io/en/latest/ and, there, the API: wait_exception
 
     Its `@retry` alone tries for ever, at once. Ours is stop_after_attempt(7), the first
     in its documentation, and the wait of its example for Retry-After: as told, or 1 s,
-    after a 429; we wait 1 s for other statuses, and not at all after a bad reply. The
-    call is that of bare httpx."""
+    after a 429. We wait 1 s after other failed calls (there: 60), and not at all after
+    a bad reply. The call is that of bare httpx, as it brings none."""
     from httpx import HTTPError
     from tenacity import retry, stop_after_attempt, wait_exception
 
@@ -172,30 +170,30 @@ def with_tenacity(url: str, want: str, most: int | None) -> Peer:
         if not isinstance(error, HTTPError):
             return 0
         response = getattr(error, "response", None)
-        return float(response.headers.get("Retry-After", "1")) if response else 1
+        return 1 if response is None else float(response.headers.get("Retry-After", 1))
 
     call, acall, new_client = calls_of_httpx(url)
     read = reader_by_hand(want)
-    stop = stop_after_attempt(most or 7)
+    again = retry(stop=stop_after_attempt(most or 7), wait=wait_exception(seconds))
 
-    @retry(stop=stop, wait=wait_exception(seconds))
+    @again
     def ask(prompt: str) -> Any:
         value = read(call(prompt))
         return value, value
 
-    @retry(stop=stop, wait=wait_exception(seconds))
-    async def ask_with(prompt: str, client: Any) -> Any:
+    @again
+    async def ask_through(client: Any, prompt: str) -> Any:
         value = read(await acall(client, prompt))
         return value, value
 
     async def aask(prompt: str) -> Any:
         async with new_client() as client:
-            return await ask_with(prompt, client)
+            return await ask_through(client, prompt)
 
-    return ask, aask
+    return aask if is_async else ask
 
 
-def with_pocketflow(url: str, want: str, most: int | None) -> Peer:
+def with_pocketflow(url: str, want: str, most: int | None, is_async: bool) -> Any:
     """https://the-pocket.github.io/PocketFlow/core_abstraction/node.html ("Fault
     Tolerance & Retries") and .../core_abstraction/async.html
 
@@ -236,21 +234,28 @@ def with_pocketflow(url: str, want: str, most: int | None) -> Peer:
         async with new_client() as client:
             shared = {"prompt": prompt, "client": client}
             await AsyncFlow(start=ExtractAsync(max_retries=tries)).run_async(shared)
-            del shared["client"]
+        del shared["client"]
         return shared["value"], shared
 
-    return ask, aask
+    return aask if is_async else ask
 
 
-def with_openai(url: str, want: str, most: int | None) -> Peer:
-    """https://github.com/openai/openai-python (README: usage, retries, async usage)
+def client_of_openai(url: str, is_async: bool) -> Any:
+    """Return openai's client; async as its README says for many calls, with aiohttp."""
+    from openai import AsyncOpenAI, DefaultAioHttpClient, OpenAI
+
+    if not is_async:
+        return OpenAI(base_url=url, api_key=KEY)
+    http_client: Any = DefaultAioHttpClient()
+    return AsyncOpenAI(base_url=url, api_key=KEY, http_client=http_client)
+
+
+def with_openai(url: str, want: str, most: int | None, is_async: bool) -> Any:
+    """https://github.com/openai/openai-python (README: Async usage, With aiohttp)
 
     In a loop of eight, with a check by pydantic. Its client tries again by itself where
     a call fails: twice by default."""
-    from openai import AsyncOpenAI, OpenAI
-
-    client = OpenAI(base_url=url, api_key=KEY)
-    aclient = AsyncOpenAI(base_url=url, api_key=KEY)
+    client = client_of_openai(url, is_async)
     read, times = reader_with_pydantic(want), range(most or 8)
 
     def ask(prompt: str) -> Any:
@@ -260,58 +265,60 @@ def with_openai(url: str, want: str, most: int | None) -> Peer:
             try:
                 return read(reply.choices[0].message.content or ""), reply
             except ValueError:
-                pass
+                continue
         return None, None
 
     async def aask(prompt: str) -> Any:
         messages: Any = [{"role": "user", "content": prompt}]
         for _ in times:
-            reply = await aclient.chat.completions.create(
-                model=MODEL, messages=messages
-            )
+            reply = await client.chat.completions.create(model=MODEL, messages=messages)
             try:
                 return read(reply.choices[0].message.content or ""), reply
             except ValueError:
-                pass
+                continue
         return None, None
 
-    return ask, aask
+    return aask if is_async else ask
 
 
-def with_instructor(url: str, want: str, most: int | None) -> Peer:
-    """https://python.useinstructor.com/learning/validation/retry_mechanisms
+def with_instructor(url: str, want: str, most: int | None, is_async: bool) -> Any:
+    """https://python.useinstructor.com/learning/validation/retry_mechanisms and
+    https://python.useinstructor.com/integrations/openai/ (from_openai)
 
-    By a tool, the default for OpenAI's API; max_retries is its default, 3."""
+    By a tool, the default for OpenAI's API; max_retries is its default."""
     import instructor
 
-    options: Any = {"base_url": url, "api_key": KEY}
-    client = instructor.from_provider(f"openai/{MODEL}", **options)
-    aclient = instructor.from_provider(f"openai/{MODEL}", async_client=True, **options)
+    client = instructor.from_openai(client_of_openai(url, is_async))
     kind: Any = int if want == NUMBER else person()
-    more: Any = {"max_retries": most - 1} if most else {}
+    sent: Any = {"model": MODEL, "response_model": kind}
+    sent |= {"max_retries": most - 1} if most else {}
 
     def ask(prompt: str) -> Any:
         messages: Any = [{"role": "user", "content": prompt}]
-        value = client.create(response_model=kind, messages=messages, **more)
+        value = client.create(messages=messages, **sent)
         return value, value
 
     async def aask(prompt: str) -> Any:
         messages: Any = [{"role": "user", "content": prompt}]
-        value = await aclient.create(response_model=kind, messages=messages, **more)
+        value = await client.create(messages=messages, **sent)
         return value, value
 
-    return ask, aask
+    return aask if is_async else ask
 
 
-def with_pydantic_ai(url: str, want: str, most: int | None) -> Peer:
+def with_pydantic_ai(url: str, want: str, most: int | None, is_async: bool) -> Any:
     """https://ai.pydantic.dev/output/ and https://ai.pydantic.dev/models/openai/
+    ("Custom OpenAI Client")
 
     By a tool, the default of output_type; one retry, the default."""
     from pydantic_ai import Agent
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=url, api_key=KEY))
+    options: Any = {"base_url": url, "api_key": KEY}
+    if is_async:
+        options = {"openai_client": client_of_openai(url, is_async)}
+    model = OpenAIChatModel(MODEL, provider=OpenAIProvider(**options))
     kind: Any = int if want == NUMBER else person()
     more: Any = {"retries": most - 1} if most else {}
     agent = Agent(model, output_type=kind, **more)
@@ -324,21 +331,19 @@ def with_pydantic_ai(url: str, want: str, most: int | None) -> Peer:
         result = await agent.run(prompt)
         return result.output, result
 
-    return ask, aask
+    return aask if is_async else ask
 
 
-def with_langgraph(url: str, want: str, most: int | None) -> Peer:
+def with_langgraph(url: str, want: str, most: int | None, is_async: bool) -> Any:
     """https://docs.langchain.com/oss/python/langgraph/workflows-agents
     ("Evaluator-optimizer": a conditional edge that leads back, with the feedback)
 
     The node calls openai's client and checks by pydantic; the prompt gets the feedback,
-    as there. There it goes on until recursion_limit; ours is that default."""
+    as there. There, too, only recursion_limit ends it; ours is the default."""
     from langgraph.graph import END, START, StateGraph
-    from openai import AsyncOpenAI, OpenAI
     from typing_extensions import TypedDict
 
-    client = OpenAI(base_url=url, api_key=KEY)
-    aclient = AsyncOpenAI(base_url=url, api_key=KEY)
+    client = client_of_openai(url, is_async)
     read = reader_with_pydantic(want)
 
     class State(TypedDict, total=False):
@@ -346,11 +351,11 @@ def with_langgraph(url: str, want: str, most: int | None) -> Peer:
         feedback: str
         value: Any
 
-    def messages(state: State) -> Any:
+    def request(state: State) -> Any:
         text = state["prompt"]
         if state.get("feedback"):
             text += f"\nTake into account the feedback: {state['feedback']}"
-        return [{"role": "user", "content": text}]
+        return {"model": MODEL, "messages": [{"role": "user", "content": text}]}
 
     def checked(reply: Any) -> Any:
         try:
@@ -359,25 +364,19 @@ def with_langgraph(url: str, want: str, most: int | None) -> Peer:
             return {"feedback": str(error)}
 
     def call(state: State) -> Any:
-        sent: Any = {"model": MODEL, "messages": messages(state)}
-        return checked(client.chat.completions.create(**sent))
+        return checked(client.chat.completions.create(**request(state)))
 
     async def acall(state: State) -> Any:
-        sent: Any = {"model": MODEL, "messages": messages(state)}
-        return checked(await aclient.chat.completions.create(**sent))
+        return checked(await client.chat.completions.create(**request(state)))
 
     def route(state: State) -> str:
         return "Rejected" if state.get("value") is None else "Accepted"
 
-    def graph_of(node: Any) -> Any:
-        builder = StateGraph(State)
-        builder.add_node("call", node)
-        builder.add_edge(START, "call")
-        ways = {"Accepted": END, "Rejected": "call"}
-        builder.add_conditional_edges("call", route, ways)
-        return builder.compile()
-
-    graph, agraph = graph_of(call), graph_of(acall)
+    builder = StateGraph(State)
+    builder.add_node("call", acall if is_async else call)
+    builder.add_edge(START, "call")
+    builder.add_conditional_edges("call", route, {"Accepted": END, "Rejected": "call"})
+    graph = builder.compile()
     config: Any = {"recursion_limit": most + 1} if most else {}
 
     def ask(prompt: str) -> Any:
@@ -385,10 +384,10 @@ def with_langgraph(url: str, want: str, most: int | None) -> Peer:
         return state["value"], state
 
     async def aask(prompt: str) -> Any:
-        state = await agraph.ainvoke({"prompt": prompt}, config)
+        state = await graph.ainvoke({"prompt": prompt}, config)
         return state["value"], state
 
-    return ask, aask
+    return aask if is_async else ask
 
 
 # name: (function, packages, what it has to import)
@@ -401,16 +400,20 @@ PEERS: dict[str, tuple[Any, str, str]] = {
         "pocketflow==0.0.3 httpx==0.28.1",
         "pocketflow httpx",
     ),
-    "openai": (with_openai, "openai==3.57.0", "openai pydantic"),
-    "instructor": (with_instructor, "instructor==1.17.0", "instructor openai"),
+    "openai": (with_openai, "openai[aiohttp]==3.57.0", "openai pydantic"),
+    "instructor": (
+        with_instructor,
+        "instructor==1.17.0 openai[aiohttp]==3.3.0",
+        "instructor openai",
+    ),
     "pydantic-ai": (
         with_pydantic_ai,
-        "pydantic-ai-slim[openai]==2.68.0",
+        "pydantic-ai-slim[openai]==2.68.0 openai[aiohttp]==3.57.0",
         "pydantic_ai pydantic_ai.models.openai pydantic_ai.providers.openai",
     ),
     "LangGraph": (
         with_langgraph,
-        "langgraph==1.2.24 openai==3.57.0",
+        "langgraph==1.2.24 openai[aiohttp]==3.57.0",
         "langgraph.graph openai pydantic",
     ),
 }
@@ -423,7 +426,7 @@ def make_runs(name: str, url: str, first: int, runs: int) -> dict[str, float]:
     """Make runs, one at a time; return the CPU time and the time, in seconds."""
     from time import perf_counter, process_time
 
-    ask = ASKS.get((name, url)) or PEERS[name][0](url, PERSON, None)[0]
+    ask = ASKS.get((name, url)) or PEERS[name][0](url, PERSON, None, False)
     ASKS[name, url] = ask
     cpu, wall = process_time(), perf_counter()
     for number in range(first, first + runs):
@@ -445,13 +448,13 @@ def make_runs_at_once(
     prompts = [f"{TASKS[PERSON]} (run {first + it})" for it in range(runs)]
 
     async def all_at_once() -> Any:
-        aask = PEERS[name][0](url, PERSON, None)[1]
+        aask = PEERS[name][0](url, PERSON, None, True)
         began = process_time(), perf_counter()
         values = await asyncio.gather(*map(aask, prompts))
         return began, values
 
     if threads:
-        ask = PEERS[name][0](url, PERSON, None)[0]
+        ask = PEERS[name][0](url, PERSON, None, False)
         began = process_time(), perf_counter()
         with ThreadPoolExecutor(runs) as pool:
             values = list(pool.map(ask, prompts))
@@ -475,8 +478,9 @@ def plain(value: Any) -> Any:
     return value.model_dump() if hasattr(value, "model_dump") else value
 
 
-def import_needed(name: str) -> dict[str, float]:
-    """Import what a peer needs; return the CPU milliseconds that it takes."""
+def start_cold(name: str, url: str, number: str) -> dict[str, float]:
+    """Import what a peer needs, and make a run; return the CPU seconds of the imports,
+    and of this process from its start to the value."""
     from importlib import import_module
     from time import process_time
 
@@ -484,20 +488,13 @@ def import_needed(name: str) -> dict[str, float]:
     began = process_time()
     for module in PEERS[name][2].split():
         import_module(module)
-    return {"cpu": process_time() - began}
+    imports = process_time() - began
+    ask = PEERS[name][0](url, PERSON, None, False)
+    check(ask(f"{TASKS[PERSON]} (run {number})")[0])
+    return {"import": imports, "cold start": process_time()}
 
 
-def cold_start(name: str, url: str, number: int) -> dict[str, float]:
-    """Make one run; return the CPU seconds of this process since it started."""
-    from time import process_time
-
-    check(PEERS[name][0](url, PERSON, None)[0](f"{TASKS[PERSON]} (run {number})")[0])
-    return {"cpu": process_time()}
-
-
-COMMANDS = {
-    it.__name__: it for it in (make_runs, make_runs_at_once, import_needed, cold_start)
-}
+COMMANDS = {it.__name__: it for it in (make_runs, make_runs_at_once, start_cold)}
 
 
 def answer_commands(name: str) -> None:

@@ -5,9 +5,9 @@
 # ///
 """Situation: you use something else today, and want to know what would change.
 
-    uv run examples/bench/versus.py                          all
-    uv run examples/bench/versus.py --quick                  fewer rounds
-    uv run examples/bench/versus.py --peers loop.py httpx    some of them
+uv run examples/bench/versus.py                          all
+uv run examples/bench/versus.py --quick                  fewer rounds
+uv run examples/bench/versus.py --peers loop.py httpx    some of them
 """
 
 import argparse
@@ -73,11 +73,11 @@ class Child:
             raise RuntimeError(f"{self.name}: {answer['error']}")
         return answer
 
-    def do_afresh(self, *arguments: Any) -> float:
-        """Return the CPU seconds of a new process that does this."""
-        command = [self.about["executable"], *map(str, arguments)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        return float(json.loads(done.stdout)["cpu"])
+    def do_afresh(self, *command: Any) -> Any:
+        """Return what a function of peers.py returns in a new process."""
+        command = (self.about["executable"], HERE / "peers.py", *command)
+        done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, check=True)
+        return json.loads(done.stdout)
 
     def close(self) -> None:
         self.process.stdin.close()  # type: ignore[union-attr]
@@ -102,22 +102,13 @@ def start_server() -> Any:
 
 # Speed --------------------------------------------------------------------------------
 
-EMPTY = "import time; print('{\"cpu\": %f}' % time.process_time())"
-
 
 def measure_once(child: Child, runs: int) -> dict[str, float]:
     """Return one round of what is measured one at a time: CPU seconds."""
-    script = HERE / "peers.py"
     fast = f"{child.url}/fast/v1"
-    empty = child.do_afresh("-c", EMPTY)
-    return {
-        "empty": empty,
-        "import": child.do_afresh(script, "import_needed", child.name),
-        "cold start": child.do_afresh(
-            script, "cold_start", child.name, fast, next(NUMBERS)
-        ),
-        "one at a time": child.do("make_runs", fast, numbers(runs), runs)["cpu"] / runs,
-    }
+    started = child.do_afresh("start_cold", child.name, fast, next(NUMBERS))
+    did = child.do("make_runs", fast, numbers(runs), runs)
+    return started | {"one at a time": did["cpu"] / runs}
 
 
 def measure_at_once(child: Child, runs: int, threads: bool) -> dict[str, float]:

@@ -110,7 +110,12 @@ def completion(text: str, tool: str = "", talk: str = "", finish: str = "") -> b
     finish = finish or ("tool_calls" if tool else "stop")
     choice = {"index": 0, "message": message, "finish_reason": finish}
     usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
-    reply = {"id": "r", "object": "chat.completion", "created": 1, "model": "some-model"}
+    reply = {
+        "id": "r",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "some-model",
+    }
     return response(200, reply | {"choices": [choice], "usage": usage})
 
 
