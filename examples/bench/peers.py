@@ -1,13 +1,10 @@
-"""The peers of versus.py, and the process in which one of them runs.
+"""The peers of versus.py: what people use today, each in a function of its own.
 
 A peer is a function that follows its documentation; the address stands first in its
 docstring, then what we set and why. It gets the address of an endpoint, what is wanted
 (PERSON or NUMBER), how many replies it may look at (None: what its documentation
 shows) and whether to be async. It returns a function of a prompt, which returns the
 value (None: it gave up, and raised nothing) and the object that a user would keep. Those that bring no client for HTTP share the calls of the bare loop.
-
-`python peers.py NAME` is the process: it reads commands from stdin, a JSON list in each
-line, and prints an answer in a line of JSON. `python peers.py NAME URL` makes one run.
 """
 
 import json
@@ -417,108 +414,3 @@ PEERS: dict[str, tuple[Any, str, str]] = {
         "langgraph.graph openai pydantic",
     ),
 }
-QUIET = {"LANGSMITH_TRACING": "false", "OTEL_SDK_DISABLED": "true", "NO_PROXY": "*"}
-
-# The process --------------------------------------------------------------------------
-
-
-def make_runs(name: str, url: str, first: int, runs: int) -> dict[str, float]:
-    """Make runs, one at a time; return the CPU time and the time, in seconds."""
-    from time import perf_counter, process_time
-
-    ask = ASKS.get((name, url)) or PEERS[name][0](url, PERSON, None, False)
-    ASKS[name, url] = ask
-    cpu, wall = process_time(), perf_counter()
-    for number in range(first, first + runs):
-        check(ask(f"{TASKS[PERSON]} (run {number})")[0])
-    return {"cpu": process_time() - cpu, "wall": perf_counter() - wall}
-
-
-ASKS: dict[Any, Any] = {}
-
-
-def make_runs_at_once(
-    name: str, url: str, first: int, runs: int, threads: bool
-) -> dict[str, float]:
-    """Make so many runs, all at once; return the CPU time and the time."""
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
-    from time import perf_counter, process_time
-
-    prompts = [f"{TASKS[PERSON]} (run {first + it})" for it in range(runs)]
-
-    async def all_at_once() -> Any:
-        aask = PEERS[name][0](url, PERSON, None, True)
-        began = process_time(), perf_counter()
-        values = await asyncio.gather(*map(aask, prompts))
-        return began, values
-
-    if threads:
-        ask = PEERS[name][0](url, PERSON, None, False)
-        began = process_time(), perf_counter()
-        with ThreadPoolExecutor(runs) as pool:
-            values = list(pool.map(ask, prompts))
-        took = process_time() - began[0], perf_counter() - began[1]
-    else:
-        began, values = asyncio.run(all_at_once())
-        took = process_time() - began[0], perf_counter() - began[1]
-    for value, _ in values:
-        check(value)
-    return {"cpu": took[0], "wall": took[1]}
-
-
-def check(value: Any) -> None:
-    """Raise where this is not the person who was asked for."""
-    if plain(value) != {"name": "Ada Lovelace", "age": 36}:
-        raise AssertionError(f"a wrong value: {value!r}")
-
-
-def plain(value: Any) -> Any:
-    """Return a value without pydantic around it."""
-    return value.model_dump() if hasattr(value, "model_dump") else value
-
-
-def start_cold(name: str, url: str, number: str) -> dict[str, float]:
-    """Import what a peer needs, and make a run; return the CPU seconds of the imports,
-    and of this process from its start to the value."""
-    from importlib import import_module
-    from time import process_time
-
-    sys.path.insert(0, OURS)
-    began = process_time()
-    for module in PEERS[name][2].split():
-        import_module(module)
-    imports = process_time() - began
-    ask = PEERS[name][0](url, PERSON, None, False)
-    check(ask(f"{TASKS[PERSON]} (run {number})")[0])
-    return {"import": imports, "cold start": process_time()}
-
-
-COMMANDS = {it.__name__: it for it in (make_runs, make_runs_at_once, start_cold)}
-
-
-def answer_commands(name: str) -> None:
-    """Answer commands, [function, argument ...] in a line, until stdin ends."""
-    from importlib.metadata import version
-
-    names = [it.partition("==")[0].partition("[")[0] for it in PEERS[name][1].split()]
-    about = {"python": sys.version, "executable": sys.executable}
-    about["versions"] = {it: version(it) for it in names}
-    print(json.dumps(about), file=ANSWERS, flush=True)
-    for line in sys.stdin:
-        function, *arguments = json.loads(line)
-        try:
-            answer = COMMANDS[function](name, *arguments)
-        except Exception as error:  # noqa: BLE001
-            answer = {"error": f"{type(error).__name__}: {error}"[:500]}
-        print(json.dumps(answer), file=ANSWERS, flush=True)
-
-
-if __name__ == "__main__":
-    os.environ.update(QUIET)
-    ANSWERS, sys.stdout = sys.stdout, sys.stderr  # whatever a framework prints
-    if len(sys.argv) == 2:
-        answer_commands(sys.argv[1])
-    else:
-        function, name, *arguments = sys.argv[1:]
-        print(json.dumps(COMMANDS[function](name, *arguments)), file=ANSWERS)

@@ -19,10 +19,12 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -32,6 +34,8 @@ HERE = Path(__file__).resolve().parent
 REFERENCE = "httpx"
 LEVELS = (8, 100, 1000)
 NUMBERS = count(1)  # of runs
+# Not the file itself as a script: Python would compile it at each start.
+MAIN = ("-c", "import versus_peer; versus_peer.main()")
 
 
 # The processes ------------------------------------------------------------------------
@@ -45,7 +49,7 @@ class Child:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         # What it logs is of interest only where it does not start.
         self.process = subprocess.Popen(
-            self.command(), **pipes, stderr=subprocess.DEVNULL, text=True
+            self.command(), **pipes, stderr=subprocess.DEVNULL, text=True, cwd=HERE
         )
         self.about = self.answer()
 
@@ -57,7 +61,7 @@ class Child:
             command = ["uv", "run", "--quiet", "--isolated", "--no-project"]
             command += ["--python", platform.python_version()]
             command += [f"--with={package}" for package in packages] + ["python"]
-        return [*command, str(HERE / "peers.py"), self.name]
+        return [*command, *MAIN, self.name]
 
     def answer(self) -> Any:
         line = self.process.stdout.readline()  # type: ignore[union-attr]
@@ -75,8 +79,9 @@ class Child:
 
     def do_afresh(self, *command: Any) -> Any:
         """Return what a function of peers.py returns in a new process."""
-        command = (self.about["executable"], HERE / "peers.py", *command)
-        done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, check=True)
+        command = (self.about["executable"], *MAIN, *map(str, command))
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        done = subprocess.run(command, **pipes, check=True, cwd=HERE)
         return json.loads(done.stdout)
 
     def close(self) -> None:
@@ -164,6 +169,27 @@ def summarise(rounds: dict[str, Any]) -> dict[str, Any]:
     return rows
 
 
+# Behaviour ----------------------------------------------------------------------------
+
+
+def measure_behaviour(children: list[Child], seconds: float) -> dict[str, Any]:
+    """Return how each scenario ended for each peer, and what the server saw of it."""
+
+    def behave(child: Child) -> Any:
+        say(f"behaviour: {child.name}")
+        found = child.do_afresh("behave", child.name, child.url, seconds)
+        for scenario, end in found["ends"].items():
+            with urlopen(f"{child.url}/{scenario}") as response:
+                noted = json.load(response).get("requests", [])
+            end["requests"] = len(noted)
+            end["bytes"] = [it["bytes"] for it in noted]
+            end["waits"] = [it["wait"] for it in noted[1:]]
+        return found
+
+    with ThreadPoolExecutor(4) as pool:  # mostly, they wait
+        return dict(zip([it.name for it in children], pool.map(behave, children)))
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -221,7 +247,8 @@ def main() -> int:
             except (OSError, RuntimeError) as error:
                 left_out[name] = str(error)
         rounds = measure_speed(children, QUICK if options.quick else FULL)
-        found = {"speed": summarise(rounds), "rounds": rounds, "left out": left_out}
+        found = {"behaviour": measure_behaviour(children, 10 if options.quick else 20)}
+        found |= {"speed": summarise(rounds), "rounds": rounds, "left out": left_out}
         found["sockets 1000"] = asyncio.run(ask_by_sockets(url, 1000))
     print(json.dumps(found))
     return 0

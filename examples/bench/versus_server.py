@@ -16,7 +16,7 @@ from typing import Any
 BAD, GOOD = '{"name": "Ada Byron"}', '{"name": "Ada Lovelace", "age": 36}'
 HALF = '{"name": "Ada Lovelace", "age": 3'
 BESIDE = '{"name": "Talk", "age": 1}'  # stands as text beside a call of a tool
-HELD = 120  # requests that "cancel" never answers
+CANCELLED = 120  # requests that "cancel" never answers
 FAST, SLOW = "fast", "slow"
 SECONDS = {FAST: 0.0, SLOW: 0.1}
 PLACES: dict[str, "Place"] = {}  # by the part of the path before /v1
@@ -34,7 +34,6 @@ class Place:
         self.replies: tuple[bytes, bytes] | None = None  # bad and good, once known
         self.notes: list[dict[str, Any]] = []
         self.answered = 0.0  # when the last answer went out
-        self.count = self.most_open = 0
         self.open: set[Connection] = set()  # connections that asked here
 
     def speedy(self, body: bytes) -> bytes:
@@ -65,7 +64,7 @@ class Place:
                 return completion(other, tool) if n < 15 else good
             case ["forever"]:
                 return bad if n < 40 else None
-            case ["400" | "401" as status, *quoted]:
+            case ["400" | "401" as status, *quoted]:  # some proxies quote the key
                 why = f"Incorrect API key provided: {key}" if quoted else "No."
                 return failure(int(status), why)
             case ["429" | "500" as status, *wait]:
@@ -80,7 +79,7 @@ class Place:
             case ["number"]:
                 return number_reply(json.loads(body), n)
             case ["cancel"]:
-                return None if n < HELD else good
+                return None if n < CANCELLED else good
         return failure(404, f"no scenario {self.scenario}")
 
 
@@ -153,8 +152,9 @@ class Connection(asyncio.Protocol):
         if method == b"GET":
             self.transport.write(response(200, report(name)))
             return
-        place = self.place = PLACES.setdefault(name, None) or Place(name)
-        PLACES[name] = place
+        if name not in PLACES:
+            PLACES[name] = Place(name)
+        place = self.place = PLACES[name]
         place.open.add(self)
         if place.seconds is None:
             self.answer(place, head, body)
