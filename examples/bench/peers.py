@@ -1,16 +1,15 @@
 """The peers of versus.py: what people use today, each in a function of its own.
 
-A peer is a function that follows its documentation; the address stands first in its
-docstring, then what we set and why. It gets the address of an endpoint, what is wanted
-(PERSON or NUMBER), how many replies it may look at (None: what its documentation
-shows) and whether to be async. It returns a function of a prompt, which returns the
-value (None: it gave up, and raised nothing) and the object that a user would keep. Those that bring no client for HTTP share the calls of the bare loop.
+A function follows the documentation at the address that stands first in its docstring;
+what we set, and why, stands below. It gets the address of an endpoint, what is wanted
+(PERSON or NUMBER), how many replies it may look at (None: what its documentation shows)
+and whether to be async. It returns a function of a prompt, which returns the value
+(None: it gave up, and raised nothing) and the object that a user would keep. Those that
+bring no client for HTTP share the calls of the bare loop.
 """
 
 import json
-import os
-import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 PERSON, NUMBER = "person", "number"
 MODEL = "some-model"  # nobody knows it: no special treatment
@@ -20,7 +19,6 @@ TASKS = {
     "at 36. Answer with one JSON object with the keys name (string) and age (integer).",
     NUMBER: "At what age did Ada Lovelace die? Answer with the number alone.",
 }
-OURS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 
 # What several of them share -----------------------------------------------------------
 
@@ -105,7 +103,6 @@ def with_loop(url: str, want: str, most: int | None, is_async: bool) -> Any:
     """README.md of this project
 
     Default fix-ups and limits: eight replies that are rejected, eight failed calls."""
-    sys.path.insert(0, OURS)
     from loop import Limits, achat, arun, chat, json_with, run
 
     judge = int if want == NUMBER else json_with(name=str, age=int)
@@ -209,7 +206,7 @@ def with_pocketflow(url: str, want: str, most: int | None, is_async: bool) -> An
         def exec(self, prompt: Any) -> Any:
             return read(call(prompt))
 
-        def post(self, shared: Any, prompt: Any, value: Any) -> None:
+        def post(self, shared: Any, _: Any, value: Any) -> None:
             shared["value"] = value
 
     class ExtractAsync(AsyncNode):
@@ -219,7 +216,7 @@ def with_pocketflow(url: str, want: str, most: int | None, is_async: bool) -> An
         async def exec_async(self, asked: Any) -> Any:
             return read(await acall(*asked))
 
-        async def post_async(self, shared: Any, asked: Any, value: Any) -> None:
+        async def post_async(self, shared: Any, _: Any, value: Any) -> None:
             shared["value"] = value
 
     def ask(prompt: str) -> Any:
@@ -387,28 +384,33 @@ def with_langgraph(url: str, want: str, most: int | None, is_async: bool) -> Any
     return aask if is_async else ask
 
 
-# name: (function, packages, what it has to import)
-PEERS: dict[str, tuple[Any, str, str]] = {
-    "httpx": (with_httpx, "httpx==0.28.1", "httpx"),
-    "loop.py": (with_loop, "httpx==0.28.1", "loop httpx"),
-    "tenacity": (with_tenacity, "tenacity==9.2.1 httpx==0.28.1", "tenacity httpx"),
-    "PocketFlow": (
-        with_pocketflow,
-        "pocketflow==0.0.3 httpx==0.28.1",
-        "pocketflow httpx",
+class Peer(NamedTuple):
+    """A peer, and what it needs."""
+
+    function: Any
+    packages: str  # the newest, when this was written, that fit together
+    imports: str
+
+
+PEERS = {
+    "httpx": Peer(with_httpx, "httpx==0.28.1", "httpx"),
+    "loop.py": Peer(with_loop, "httpx==0.28.1", "loop httpx"),
+    "tenacity": Peer(with_tenacity, "tenacity==9.2.1 httpx==0.28.1", "tenacity httpx"),
+    "PocketFlow": Peer(
+        with_pocketflow, "pocketflow==0.0.3 httpx==0.28.1", "pocketflow httpx"
     ),
-    "openai": (with_openai, "openai[aiohttp]==3.57.0", "openai pydantic"),
-    "instructor": (
+    "openai": Peer(with_openai, "openai[aiohttp]==3.57.0", "openai pydantic"),
+    "instructor": Peer(
         with_instructor,
-        "instructor==1.17.0 openai[aiohttp]==3.3.0",
+        "instructor==1.17.0 openai[aiohttp]==3.3.0",  # it takes no newer one
         "instructor openai",
     ),
-    "pydantic-ai": (
+    "pydantic-ai": Peer(
         with_pydantic_ai,
         "pydantic-ai-slim[openai]==2.68.0 openai[aiohttp]==3.57.0",
         "pydantic_ai pydantic_ai.models.openai pydantic_ai.providers.openai",
     ),
-    "LangGraph": (
+    "LangGraph": Peer(
         with_langgraph,
         "langgraph==1.2.24 openai[aiohttp]==3.57.0",
         "langgraph.graph openai pydantic",

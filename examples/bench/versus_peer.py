@@ -6,14 +6,12 @@ arguments it does that one thing. What it prints is JSON.
 """
 
 import json
-import os
 import sys
 from typing import Any
 
-from peers import KEY, NUMBER, OURS, PEERS, PERSON, TASKS
+from peers import KEY, NUMBER, PEERS, PERSON, TASKS
 
 # Nothing else is imported here, as it would count in the cold start of each peer.
-QUIET = {"LANGSMITH_TRACING": "false", "OTEL_SDK_DISABLED": "true", "NO_PROXY": "*"}
 ASKS: dict[Any, Any] = {}  # made once, as in a service
 ANSWERS: Any = sys.stdout
 
@@ -24,7 +22,7 @@ def make_runs(name: str, url: str, first: int, runs: int) -> dict[str, float]:
     """Make runs, one at a time; return the CPU time and the time, in seconds."""
     from time import perf_counter, process_time
 
-    ask = ASKS.get((name, url)) or PEERS[name][0](url, PERSON, None, False)
+    ask = ASKS.get((name, url)) or PEERS[name].function(url, PERSON, None, False)
     ASKS[name, url] = ask
     cpu, wall = process_time(), perf_counter()
     for number in range(first, first + runs):
@@ -43,13 +41,13 @@ def make_runs_at_once(
     prompts = [f"{TASKS[PERSON]} (run {first + it})" for it in range(runs)]
 
     async def all_at_once() -> Any:
-        aask = PEERS[name][0](url, PERSON, None, True)
+        aask = PEERS[name].function(url, PERSON, None, True)
         began = process_time(), perf_counter()
         values = await asyncio.gather(*map(aask, prompts))
         return began, values
 
     if threads:
-        ask = PEERS[name][0](url, PERSON, None, False)
+        ask = PEERS[name].function(url, PERSON, None, False)
         began = process_time(), perf_counter()
         with ThreadPoolExecutor(runs) as pool:
             values = list(pool.map(ask, prompts))
@@ -79,12 +77,11 @@ def start_cold(name: str, url: str, number: str) -> dict[str, float]:
     from importlib import import_module
     from time import process_time
 
-    sys.path.insert(0, OURS)
     began = process_time()
-    for module in PEERS[name][2].split():
+    for module in PEERS[name].imports.split():
         import_module(module)
     imports = process_time() - began
-    ask = PEERS[name][0](url, PERSON, None, False)
+    ask = PEERS[name].function(url, PERSON, None, False)
     check(ask(f"{TASKS[PERSON]} (run {number})")[0])
     return {"import": imports, "cold start": process_time()}
 
@@ -112,7 +109,9 @@ def behave(name: str, url: str, seconds: str) -> dict[str, Any]:
             log.append(f"{record.name}: {record.getMessage()} {record.args} {error!r}")
 
     logging.basicConfig(level=logging.DEBUG, handlers=[Keep()])
-    PEERS[name][0](url, PERSON, None, True)  # imports all, so that its loggers are there
+    PEERS[name].function(
+        url, PERSON, None, True
+    )  # imports all, so that its loggers are there
     for logger in map(logging.getLogger, [*logging.root.manager.loggerDict]):
         logger.setLevel(logging.DEBUG)
         logger.propagate = True
@@ -135,7 +134,7 @@ async def live_through(name: str, url: str, scenario: str, seconds: float) -> An
 
     want = NUMBER if scenario == "number" else PERSON
     most = GROWTH if scenario == "growth" else None
-    aask = PEERS[name][0](f"{url}/{scenario}/v1", want, most, True)
+    aask = PEERS[name].function(f"{url}/{scenario}/v1", want, most, True)
     task = asyncio.ensure_future(aask(TASKS[want]))
     if not (await asyncio.wait({task}, timeout=seconds))[0]:
         task.cancel()
@@ -184,10 +183,10 @@ def pickled(kept: Any) -> str:
 async def cancel_and_ask_again(name: str, url: str) -> dict[str, Any]:
     """Cancel calls that wait for their reply, and ask once more; return what came."""
     import asyncio
-    from urllib.request import urlopen
+    from urllib.request import ProxyHandler, build_opener
 
     def looked_up() -> Any:
-        with urlopen(url) as response:
+        with build_opener(ProxyHandler({})).open(url) as response:
             return json.load(response)
 
     async def wait_until(is_so: Any) -> Any:
@@ -198,7 +197,7 @@ async def cancel_and_ask_again(name: str, url: str) -> dict[str, Any]:
             await asyncio.sleep(0.1)
         return noted
 
-    aask = PEERS[name][0](f"{url}/v1", PERSON, None, True)
+    aask = PEERS[name].function(f"{url}/v1", PERSON, None, True)
     tasks = [asyncio.ensure_future(aask(TASKS[PERSON])) for _ in range(CANCELLED)]
     noted = await wait_until(lambda noted: len(noted.get("requests", ())) >= CANCELLED)
     for task in tasks:
@@ -218,15 +217,17 @@ async def cancel_and_ask_again(name: str, url: str) -> dict[str, Any]:
 
 
 FUNCTIONS = (make_runs, make_runs_at_once, start_cold, behave)
-COMMANDS = {it.__name__: it for it in FUNCTIONS}
+COMMANDS: dict[str, Any] = {it.__name__: it for it in FUNCTIONS}
 
 
 def answer_commands(name: str) -> None:
     """Answer commands, [function, argument ...] in a line, until stdin ends."""
     from importlib.metadata import version
 
-    names = [it.partition("==")[0].partition("[")[0] for it in PEERS[name][1].split()]
-    about = {"python": sys.version, "executable": sys.executable}
+    names = [
+        it.partition("==")[0].partition("[")[0] for it in PEERS[name].packages.split()
+    ]
+    about: dict[str, Any] = {"python": sys.version, "executable": sys.executable}
     about["versions"] = {it: version(it) for it in names}
     print(json.dumps(about), file=ANSWERS, flush=True)
     for line in sys.stdin:
@@ -241,7 +242,6 @@ def answer_commands(name: str) -> None:
 def main() -> None:
     """Do what the arguments of this process say."""
     global ANSWERS
-    os.environ.update(QUIET)
     ANSWERS, sys.stdout = sys.stdout, sys.stderr  # whatever a framework prints
     if len(sys.argv) == 2:
         answer_commands(sys.argv[1])

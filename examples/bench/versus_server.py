@@ -1,10 +1,10 @@
-"""The endpoint of versus.py, in a process of its own: `python versus_server.py`.
+"""The endpoint of versus.py, in a process of its own, which prints its port.
 
-Prints its port. The path says who asks and what for: /PEER/SCENARIO/v1/chat/completions.
-GET /PEER/SCENARIO returns, as JSON, what it noted of the requests there. It answers by a
-call of a tool where the request has tools, else by text. A request of the scenarios
-"fast" and "slow" (100 ms) costs it a few microseconds; a run is known by its number in
-the prompt, "(run 17)": its first reply is bad, the second good.
+The path says who asks and what for: /PEER/SCENARIO/v1/chat/completions. It answers by a
+call of a tool where the request has tools, else by text. GET /PEER/SCENARIO returns, as
+JSON, what it noted of the requests there. In "fast" and "slow" (100 ms a reply) it notes
+nothing, so that a request costs it little: a run is known by its number in the prompt,
+"(run 17)", and gets a bad reply, then a good one.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ BAD, GOOD = '{"name": "Ada Byron"}', '{"name": "Ada Lovelace", "age": 36}'
 HALF = '{"name": "Ada Lovelace", "age": 3'
 BESIDE = '{"name": "Talk", "age": 1}'  # stands as text beside a call of a tool
 CANCELLED = 120  # requests that "cancel" never answers
+MOST = 40  # requests that "forever" answers
 FAST, SLOW = "fast", "slow"
 SECONDS = {FAST: 0.0, SLOW: 0.1}
 PLACES: dict[str, "Place"] = {}  # by the part of the path before /v1
@@ -56,31 +57,31 @@ class Place:
 
     def answer(self, body: bytes, key: str) -> bytes | None:
         """Return the answer to the request just noted; None: never."""
-        n, tool = len(self.notes) - 1, tool_in(json.loads(body))
+        n, asked = len(self.notes) - 1, json.loads(body)
+        kind, _, detail = self.scenario.partition("-")
+        tool = tool_in(asked)
+        if kind.isdigit() and (n < 2 or kind in ("400", "401")):
+            return fault(kind, detail, key)
+        if kind == "number":
+            return number_reply(asked, n)
+        if (kind == "cancel" and n < CANCELLED) or (kind == "forever" and n >= MOST):
+            return None
         good, bad = completion(GOOD, tool), completion(BAD, tool)
-        match self.scenario.split("-"):
-            case ["growth"]:
-                other = BAD.replace("Byron", f"Byron the {n + 1}th")
-                return completion(other, tool) if n < 15 else good
-            case ["forever"]:
-                return bad if n < 40 else None
-            case ["400" | "401" as status, *quoted]:  # some proxies quote the key
-                why = f"Incorrect API key provided: {key}" if quoted else "No."
-                return failure(int(status), why)
-            case ["429" | "500" as status, *wait]:
-                told = "Retry-After: 1\r\n" if wait else ""
-                return failure(int(status), "Try again.", told) if n < 2 else good
-            case ["beside"]:
-                return completion(BAD, tool or "look_up", BESIDE) if n == 0 else good
-            case ["broken"]:
-                return good[:-30] if n == 0 else good
-            case ["half"]:
-                return completion(HALF, tool, finish="length") if n == 0 else good
-            case ["number"]:
-                return number_reply(json.loads(body), n)
-            case ["cancel"]:
-                return None if n < CANCELLED else good
-        return failure(404, f"no scenario {self.scenario}")
+        if kind == "growth" and n < 15:
+            return completion(BAD.replace("Byron", f"Byron the {n + 1}th"), tool)
+        first = {
+            "beside": completion(BAD, tool or "look_up", BESIDE),
+            "broken": good[:-30],
+            "half": completion(HALF, tool, finish="length"),
+            "forever": bad,
+        }
+        return first.get(kind, good) if n == 0 or kind == "forever" else good
+
+
+def fault(status: str, detail: str, key: str) -> bytes:
+    """Return the response of a failed call; some proxies do quote the key in theirs."""
+    why = f"Incorrect API key provided: {key}" if detail == "quoted" else "No."
+    return failure(int(status), why, "Retry-After: 1\r\n" if detail == "told" else "")
 
 
 def number_reply(body: dict[str, Any], n: int) -> bytes:
@@ -134,9 +135,10 @@ class Connection(asyncio.Protocol):
     """One connection, with one request at a time."""
 
     def connection_made(self, transport: Any) -> None:
-        self.transport, self.data, self.place = transport, b"", None
+        self.transport, self.data = transport, b""
+        self.place: Place | None = None
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         if self.place:
             self.place.open.discard(self)
 
@@ -160,7 +162,9 @@ class Connection(asyncio.Protocol):
             self.answer(place, head, body)
         elif place.seconds:
             reply = place.speedy(body)
-            LOOP.call_later(place.seconds, self.transport.write, reply)
+            asyncio.get_running_loop().call_later(
+                place.seconds, self.transport.write, reply
+            )
         else:
             self.transport.write(place.speedy(body))
 
@@ -186,9 +190,8 @@ def report(name: str) -> dict[str, Any]:
 
 
 async def serve() -> None:
-    global LOOP
-    LOOP = asyncio.get_running_loop()
-    server = await LOOP.create_server(Connection, "127.0.0.1", 0, backlog=4096)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
