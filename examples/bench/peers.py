@@ -1,11 +1,17 @@
-"""The peers of versus.py: what people use today, each in a function of its own.
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.10"
+# ///
+"""Situation: you want to know which code versus.py measures of a peer, and why so.
 
-A function follows the documentation at the address that stands first in its docstring;
-what we set, and why, stands below. It gets the address of an endpoint, what is wanted
-(PERSON or NUMBER), how many replies it may look at (None: what its documentation shows)
-and whether to be async. It returns a function of a prompt, which returns the value
-(None: it gave up, and raised nothing) and the object that a user would keep. Those that
-bring no client for HTTP share the calls of the bare loop.
+    uv run examples/bench/peers.py        the peers, their packages and documentation
+
+Each peer is a function that follows the documentation at the address that stands first
+in its docstring; what we set, and why, stands below. It gets the address of an
+endpoint, what is wanted (PERSON or NUMBER), how many replies it may look at (None: what
+its documentation shows) and whether to be async. It returns a function of a prompt,
+which returns the value (None: it gave up, and raised nothing) and the object that a
+user would keep. Those that bring no client for HTTP share the calls of the bare loop.
 """
 
 import json
@@ -416,3 +422,13 @@ PEERS = {
         "langgraph.graph openai pydantic",
     ),
 }
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    for name, peer in PEERS.items():
+        print(f"{name}: {peer.packages}\n    {peer.function.__doc__}\n")

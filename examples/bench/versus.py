@@ -53,10 +53,13 @@ sys.path.insert(0, str(HERE))
 from peers import PEERS
 
 REFERENCE, OURS = "httpx", "loop.py"  # these always run
-FULL = {"starts": 5, "in turn": 15, "at once": {8: 5, 100: 5, 1000: 3}}
-QUICK = {"starts": 2, "in turn": 6, "at once": {8: 2, 100: 2, 300: 1}}
+FULL = {"starts": 5, "in turn": 15, "at once": 5, "most at once": 3, "n": 1000}
+QUICK = {"starts": 2, "in turn": 6, "at once": 2, "most at once": 1, "n": 300}
 IN_TURN = 40  # runs
 SECONDS = 12  # until a scenario is cut
+THREADS = ", threads"  # what a row has in its name
+QUOTED = "401-quoted"
+BESIDE = {"name": "Talk", "age": 1}  # the text beside a tool call
 NUMBERS = count(0, 10_000)  # of runs: the first of so many that nobody had
 # Not the file itself as a script: Python would compile it at each start.
 MAIN = ("-c", "import versus_peer; versus_peer.main()")
@@ -208,10 +211,8 @@ def measure_speed(children: list[Child], sizes: Any, rounds: Any, out: Any) -> N
             by_row = rounds.setdefault(figure, {})
             by_row.setdefault(child.name + mode, []).append(value)
 
-    for child in children:  # so that what is imported late is there
-        child.do("make_runs", f"{child.url}/fast/v1", next(NUMBERS), 5)
-        for threads in (False, True):
-            measure_at_once(child, 2, threads)
+    for child in [*children]:
+        measure(child, warm_up)
     for number in range(sizes["starts"]):
         say(f"starts, round {number + 1}")
         for child in turned(children, number):
@@ -220,7 +221,8 @@ def measure_speed(children: list[Child], sizes: Any, rounds: Any, out: Any) -> N
         say(f"one at a time, round {number + 1}")
         for child in turned(children, number):
             measure(child, measure_in_turn, IN_TURN)
-    for level, times in sizes["at once"].items():
+    for level in levels_up_to(sizes["n"]):
+        times = sizes["most at once" if level == sizes["n"] else "at once"]
         for number in range(times):
             say(f"{level:,} at once, round {number + 1}")
             for child in turned(children, number):
@@ -229,7 +231,17 @@ def measure_speed(children: list[Child], sizes: Any, rounds: Any, out: Any) -> N
                     measure(child, measure_at_once, level, True, mode=THREADS)
 
 
-THREADS = ", threads"
+def warm_up(child: Child) -> dict[str, float]:
+    """Make runs that do not count, so that what is imported late is there."""
+    measure_in_turn(child, 5)
+    for threads in (False, True):
+        measure_at_once(child, 2, threads)
+    return {}
+
+
+def levels_up_to(n: int) -> list[int]:
+    """Return how many runs there are at once, at most n."""
+    return [level for level in (8, 100) if level < n] + [n]
 
 
 def turned(children: list[Child], number: int) -> list[Child]:
@@ -407,9 +419,6 @@ def table_of_replies(found: dict[str, Any]) -> Any:
     return table
 
 
-BESIDE = {"name": "Talk", "age": 1}
-
-
 def outcome(end: dict[str, Any], wrong: Any = None) -> str:
     """Return what a first reply that is cut, or beside the point, led to."""
     if end["end"] == "value":
@@ -429,9 +438,6 @@ def places_of_key(facts: dict[str, Any]) -> str:
     return "; ".join(filter(None, texts)) or "nothing"
 
 
-QUOTED = "401-quoted"
-
-
 def key_in(ends: dict[str, Any], scenario: str) -> list[str]:
     return list(ends[scenario].get("key", ()))
 
@@ -440,11 +446,10 @@ def notes_on(found: dict[str, Any]) -> list[str]:
     """Return what the tables say in short."""
     ends = {name: facts["ends"]["forever"] for name, facts in found.items()}
     raised = [f"{name} {it['end']}" for name, it in ends.items()]
-    raised = [it for it in raised if it.endswith(("Error", "Exception", "Behavior"))]
     return [
         "!: did not wait as told. *: where a 401 quotes the key, as some proxies do.",
         "tokens: bytes / 4. no value: loop.py has its reason in .why, the others None.",
-        f"cut: by us, after {SECONDS} s. The same for ever: {', '.join(raised)}.",
+        f"cut: by us, after {SECONDS} s. After the same for ever: {', '.join(raised)}.",
     ]
 
 
@@ -476,8 +481,7 @@ def draw(out: Any, found: dict[str, Any], levels: list[int]) -> None:
     if found["behaviour"]:
         out.print("", table_of_faults(found["behaviour"]), "", sep="\n")
         out.print(table_of_replies(found["behaviour"]))
-        for note in notes_on(found["behaviour"]):
-            out.print(note)
+        out.print("\n".join(notes_on(found["behaviour"])), style="dim")
     versions = [
         f"{package} {version}"
         for about in found["peers"].values()
@@ -496,11 +500,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--peers", nargs="+", metavar="NAME", help=", ".join(PEERS))
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("-n", type=int, help="runs at once, at most (1000; quick: 300)")
     parser.add_argument("--json", action="store_true", help="all of it, on stdout")
     parser.add_argument("--svg", metavar="FILE", help="the tables as a picture, too")
     options = parser.parse_args()
     if wrong := set(options.peers or ()) - set(PEERS):
         parser.error(f"{', '.join(wrong)}: the peers are {', '.join(PEERS)}")
+    if options.n is not None and not 2 <= options.n <= 5000:
+        parser.error(f"-n {options.n}: give 2 to 5000")
     if options.svg and Path(options.svg).suffix != ".svg":
         parser.error(f"--svg {options.svg}: give a name that ends in .svg")
     wanted = {REFERENCE, OURS, *(options.peers or PEERS)}
@@ -519,7 +526,7 @@ def measure(names: list[str], sizes: Any) -> dict[str, Any]:
         found["peers"] = {it.name: it.about for it in children}
         measure_behaviour(children, found["behaviour"], out)
         measure_speed(children, sizes, rounds, out)
-        found["sockets"] = asyncio.run(ask_by_sockets(url, max(sizes["at once"])))
+        found["sockets"] = asyncio.run(ask_by_sockets(url, sizes["n"]))
         found["interrupted"] = False
     found["speed"] = summarise(rounds)
     return found
@@ -531,8 +538,8 @@ def main() -> int:
     from rich.console import Console
 
     sizes = QUICK if options.quick else FULL
-    levels = [*sizes["at once"]]
-    found = measure(options.peers, sizes)
+    sizes["n"] = options.n or sizes["n"]
+    levels, found = levels_up_to(sizes["n"]), measure(options.peers, sizes)
     if options.json:
         print(json.dumps(found))
     else:

@@ -1,8 +1,14 @@
-"""The process of versus.py in which one peer runs: it calls `main`.
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.10"
+# ///
+"""Situation: versus.py runs each peer in a process of its own: this is what it does.
 
-With the name of a peer it reads commands, [function, argument ...] as JSON in a line of
-stdin, and prints an answer in a line of JSON. With a function, the name of a peer and
-arguments it does that one thing. What it prints is JSON.
+    uv run examples/bench/versus_peer.py --help
+
+versus.py starts it by `main`. With the name of a peer it reads commands, [function,
+argument ...] as JSON in a line of stdin, and prints an answer in a line of JSON. With a
+function, the name of a peer and arguments it does that one thing, and prints the same.
 """
 
 import json
@@ -248,3 +254,12 @@ def main() -> None:
     else:
         function, name, *arguments = sys.argv[1:]
         print(json.dumps(COMMANDS[function](name, *arguments)), file=ANSWERS)
+
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()

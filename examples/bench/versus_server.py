@@ -1,16 +1,36 @@
-"""The endpoint of versus.py, in a process of its own, which prints its port.
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.10"
+# ///
+"""Situation: you want to see what your client does about an endpoint that fails.
 
-The path says who asks and what for: /PEER/SCENARIO/v1/chat/completions. It answers by a
-call of a tool where the request has tools, else by text. GET /PEER/SCENARIO returns, as
-JSON, what it noted of the requests there. In "fast" and "slow" (100 ms a reply) it notes
-nothing, so that a request costs it little: a run is known by its number in the prompt,
-"(run 17)", and gets a bad reply, then a good one.
+    uv run examples/bench/versus_server.py     prints its port, and serves until Ctrl-C
+
+The base_url http://127.0.0.1:PORT/ANY/SCENARIO/v1 says what goes wrong:
+
+    fast, slow      nothing but the judge's trouble: of each run, known by its number in
+                    the prompt, "(run 17)", a bad reply, then a good one; slow: 100 ms
+    growth          15 bad replies that differ, then good ones
+    forever         one bad reply, 40 times; then silence
+    400, 401        this status, for ever; 401-quoted: its message quotes the key
+    429, 500        this status, twice; 429-told: with Retry-After: 1
+    beside          a text that would do, beside a call of a tool that would not
+    broken          the connection is closed in the body
+    half, number    cut at max_tokens, as JSON and as "3" of "36"
+    cancel          no answer to the first 120 requests
+
+It answers by a call of a tool where the request has tools, else by text. GET
+/ANY/SCENARIO returns what it noted of the requests there (nothing of fast and slow, so
+that they cost it little), and how many of their connections are open. It is the server
+of versus.py. Exit status: 0 after Ctrl-C; 2 for a wrong argument.
 """
 
+import argparse
 import asyncio
 import json
 import re
 import time
+from contextlib import suppress
 from typing import Any
 
 BAD, GOOD = '{"name": "Ada Byron"}', '{"name": "Ada Lovelace", "age": 36}'
@@ -197,4 +217,9 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    with suppress(KeyboardInterrupt):
+        asyncio.run(serve())
