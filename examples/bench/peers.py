@@ -339,7 +339,7 @@ def with_langgraph(url: str, want: str, most: int | None, is_async: bool) -> Any
     ("Evaluator-optimizer": a conditional edge that leads back, with the feedback)
 
     The node calls openai's client and checks by pydantic; the prompt gets the feedback,
-    as there. There, too, only recursion_limit ends it; ours is the default."""
+    as there. There, too, only recursion_limit ends it; ours is the default, 10,007."""
     from langgraph.graph import END, START, StateGraph
     from typing_extensions import TypedDict
 

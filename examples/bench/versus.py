@@ -40,6 +40,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack, suppress
 from itertools import count
@@ -76,6 +77,8 @@ class Child:
 
     def __init__(self, name: str, url: str, stack: ExitStack):
         self.name, self.url = name, f"{url}/{name}"
+        # What its processes say on stderr:
+        self.log = stack.enter_context(tempfile.TemporaryFile("a+", errors="replace"))
         self.process = self.start(self.command(), stdin=subprocess.PIPE)
         stack.callback(stop, self.process)
         self.about = self.answer()
@@ -90,7 +93,6 @@ class Child:
         return [*command, *MAIN, self.name]
 
     def start(self, command: list[str], **pipes: Any) -> Any:
-        self.log = open_log()
         pipes |= {"stdout": subprocess.PIPE, "stderr": self.log}
         pipes["env"] = os.environ | QUIET | WHERE
         return subprocess.Popen(command, text=True, cwd=HERE, **pipes)
@@ -124,13 +126,6 @@ class Child:
         """Return what a function of versus_peer.py returns in a new process."""
         with self.start_afresh(function, *arguments) as process:
             return self.read(process.communicate()[0])
-
-
-def open_log() -> Any:
-    """Return a file for what a process says on stderr."""
-    import tempfile
-
-    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
 
 
 def stop(process: Any) -> None:
@@ -290,10 +285,8 @@ def measure_behaviour(children: list[Child], found: Any, out: Any) -> None:
     """Add to `found`, by peer, how each scenario ended, and what the server saw."""
     say("behaviour")
     processes = [it.start_afresh("behave", it.url, SECONDS) for it in children]
-    logs = [it.log for it in children]
     try:
-        for child, process, log in zip(children, processes, logs, strict=True):
-            child.log = log
+        for child, process in zip(children, processes, strict=True):
             try:
                 facts = child.read(process.communicate()[0])
             except Failed as error:
