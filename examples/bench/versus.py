@@ -77,8 +77,8 @@ class Child:
 
     def __init__(self, name: str, url: str, stack: ExitStack):
         self.name, self.url = name, f"{url}/{name}"
-        # What its processes say on stderr:
-        self.log = stack.enter_context(tempfile.TemporaryFile("a+", errors="replace"))
+        log: Any = tempfile.TemporaryFile("a+", errors="replace")  # noqa: SIM115
+        self.log = stack.enter_context(log)  # what its processes say on stderr
         self.process = self.start(self.command(), stdin=subprocess.PIPE)
         stack.callback(stop, self.process)
         self.about = self.answer()
