@@ -5,9 +5,9 @@
 # ///
 """Situation: you use something else today, and want to know what would change.
 
-    uv run examples/bench/versus.py                        all of it: some six minutes
+    uv run examples/bench/versus.py                        all of it: five minutes
     uv run examples/bench/versus.py --quick                fewer rounds, 300 at once
-    uv run examples/bench/versus.py --peers tenacity       loop.py, httpx and this one
+    uv run examples/bench/versus.py --peers tenacity       this one, loop.py, httpx
     uv run examples/bench/versus.py --json --svg FILE      every figure, and a picture
 
 loop.py beside tenacity, PocketFlow, openai's client, instructor, pydantic-ai, LangGraph
@@ -21,8 +21,9 @@ time of the imports, of a cold start (a new process up to its first value) and o
 one at a time, and the time of 8, 100 and 1,000 runs at once, 100 ms a call (ideal: 0.2
 s), all started at the same moment, each peer in the async way that its documentation
 names. Rounds take turns; each figure is the median, and a ratio the median of those to
-the bare loop in the same round. Then, by the server's own record, what each does about
-failed calls, growing prompts, cut replies and the API key.
+the bare loop in the same round; on a busy machine, trust those of CPU time. Then, by
+the server's own record (versus_server.py), what each does about failed calls, growing
+prompts, cut replies and the API key.
 
 Not shown: what else they do. Some have agents, providers, tracing and graphs, which
 loop.py has not. Exit status: 0; 2 for a wrong argument; 3 if nothing ran; 130 after
@@ -373,8 +374,11 @@ def table_of_faults(found: dict[str, Any]) -> Any:
 
 
 def short_end(end: dict[str, Any]) -> str:
-    known = ("value", "no value", "cut", "hangs")
-    return str(end["end"]) if end["end"] in known else "raises"
+    return "raises" if is_raised(end) else str(end["end"])
+
+
+def is_raised(end: dict[str, Any]) -> bool:
+    return end["end"] not in ("value", "no value", "cut", "hangs")
 
 
 def after_cancel(end: dict[str, Any]) -> str:
@@ -438,11 +442,12 @@ def key_in(ends: dict[str, Any], scenario: str) -> list[str]:
 def notes_on(found: dict[str, Any]) -> list[str]:
     """Return what the tables say in short."""
     ends = {name: facts["ends"]["forever"] for name, facts in found.items()}
-    raised = [f"{name} {it['end']}" for name, it in ends.items()]
+    raised = [f"{it} {end['end']}" for it, end in ends.items() if is_raised(end)]
     return [
         "!: did not wait as told. *: where a 401 quotes the key, as some proxies do.",
         "tokens: bytes / 4. no value: loop.py has its reason in .why, the others None.",
-        f"cut: by us, after {SECONDS} s. After the same for ever: {', '.join(raised)}.",
+        f"cut: by us, after {SECONDS} s. Raised after the same for ever: "
+        f"{', '.join(raised) or 'nothing'}.",
     ]
 
 
@@ -470,7 +475,8 @@ def draw(out: Any, found: dict[str, Any], levels: list[int]) -> None:
     if found["speed"]:
         out.print(table_of_speed(found["speed"], levels))
         if seconds := found.get("sockets"):
-            out.print(f"{max(levels):,} at once by sockets alone: {seconds:.2f} s")
+            alone = f"{max(levels):,} at once by sockets alone: {seconds:.2f} s"
+            out.print(f"{alone}. {found['busy']}", style="dim")
     if found["behaviour"]:
         out.print("", table_of_faults(found["behaviour"]), "", sep="\n")
         out.print(table_of_replies(found["behaviour"]))
@@ -511,6 +517,7 @@ def parse_arguments() -> argparse.Namespace:
 def measure(names: list[str], sizes: Any) -> dict[str, Any]:
     """Return all that is measured; what is done at Ctrl-C."""
     found: dict[str, Any] = {"speed": {}, "behaviour": {}, "left out": {}, "peers": {}}
+    found["busy"] = load()
     rounds = found["rounds"] = {}
     out, found["interrupted"] = found["left out"], True
     with suppress(KeyboardInterrupt), ExitStack() as stack:
@@ -523,6 +530,13 @@ def measure(names: list[str], sizes: Any) -> dict[str, Any]:
         found["interrupted"] = False
     found["speed"] = summarise(rounds)
     return found
+
+
+def load() -> str:
+    """Return what else this machine does: a busy one makes all seconds longer."""
+    if not hasattr(os, "getloadavg"):
+        return ""
+    return f"Load before the start: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores"
 
 
 def main() -> int:
