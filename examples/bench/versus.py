@@ -443,11 +443,11 @@ def notes_on(found: dict[str, Any]) -> list[str]:
     """Return what the tables say in short."""
     ends = {name: facts["ends"]["forever"] for name, facts in found.items()}
     raised = [f"{it} {end['end']}" for it, end in ends.items() if is_raised(end)]
+    named = ", ".join(raised) or "nothing"
     return [
         "!: did not wait as told. *: where a 401 quotes the key, as some proxies do.",
         "tokens: bytes / 4. no value: loop.py has its reason in .why, the others None.",
-        f"cut: by us, after {SECONDS} s. Raised after the same for ever: "
-        f"{', '.join(raised) or 'nothing'}.",
+        f"cut: by us, after {SECONDS} s. Raised after the same for ever: {named}.",
     ]
 
 
