@@ -6,7 +6,7 @@
 """Situation: you use something else today, and want to know what would change.
 
     uv run examples/bench/versus.py                        all of it: five minutes
-    uv run examples/bench/versus.py --quick                fewer rounds, 300 at once
+    uv run examples/bench/versus.py --quick                80 seconds: fewer rounds, 300 at once
     uv run examples/bench/versus.py --peers tenacity       this one, loop.py, httpx
     uv run examples/bench/versus.py --json --svg FILE      every figure, and a picture
 
@@ -56,7 +56,7 @@ from peers import PEERS
 
 REFERENCE, OURS = "httpx", "loop.py"  # these always run
 FULL = {"starts": 5, "in turn": 15, "at once": 5, "most at once": 3, "n": 1000}
-QUICK = {"starts": 2, "in turn": 6, "at once": 2, "most at once": 1, "n": 300}
+QUICK = {"starts": 1, "in turn": 6, "at once": 2, "most at once": 1, "n": 300}
 IN_TURN = 40  # runs
 SECONDS = 12  # until a scenario is cut
 THREADS = ", threads"  # what a row has in its name
@@ -446,7 +446,7 @@ def notes_on(found: dict[str, Any]) -> list[str]:
     raised = [f"{it} {end['end']}" for it, end in ends.items() if is_raised(end)]
     named = ", ".join(raised) or "nothing"
     return [
-        "!: did not wait as told. *: where a 401 quotes the key, as some proxies do.",
+        "!: did not wait as told. pickle: of an error. *: where a 401 quotes the key.",
         "tokens: bytes / 4. no value: loop.py has its reason in .why, the others None.",
         f"cut: by us, after {SECONDS} s. Raised after the same for ever: {named}.",
     ]
