@@ -64,8 +64,8 @@ def calls_of_httpx(url: str) -> tuple[Any, Any, Any]:
     client and a prompt; and one that returns a new async client.
 
     The fastest ways that we found. Blocking: a client for each thread. Async: a client
-    for each task, as 1,000 runs at once through one client took more than ten times as
-    long, whatever its limits. JSON by hand; and proxies are not looked for.
+    for each task, as with one for all, whatever its limits, 1,000 runs at once take
+    many times as long (see concurrency.py). JSON by hand; no look for proxies.
     """
     from threading import local
 

@@ -6,7 +6,7 @@
 """Situation: you use something else today, and want to know what would change.
 
     uv run examples/bench/versus.py                        all of it: five minutes
-    uv run examples/bench/versus.py --quick                80 seconds: fewer rounds, 300 at once
+    uv run examples/bench/versus.py --quick                a minute and a half
     uv run examples/bench/versus.py --peers tenacity       this one, loop.py, httpx
     uv run examples/bench/versus.py --json --svg FILE      every figure, and a picture
 
