@@ -49,7 +49,7 @@ import traceback
 import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import date
 from email.utils import formatdate
 from functools import partial
@@ -6522,6 +6522,105 @@ def test_request_is_marked_with_what_is_new_in_it():
         assert convergence.mark(before, now) == expected
 
 
+# bench/versus.py
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A small comparison of loop.py and the bare loop, which need no uv; its picture."""
+    folder = tmp_path_factory.mktemp("versus")
+    command = "bench/versus.py --peers loop.py --quick -n 20 --json --svg it.svg"
+    status, stdout, _ = example(command, cwd=folder)
+    found = json.loads(stdout)
+    assert (status, found["left out"], found["interrupted"]) == (0, {}, False)
+    return found, (folder / "it.svg").read_text(encoding="utf-8")
+
+
+def test_comparison_tells_who_asks_again_who_gives_up_and_who_waits(compared):
+    behaviour = compared[0]["behaviour"]
+    for peer, scenario, requests, end, why in [
+        ("loop.py", "growth", 16, "value", ""),
+        ("loop.py", "forever", 3, "no value", "stuck"),
+        ("loop.py", "400", 1, "no value", "refused for good"),
+        ("loop.py", "401", 1, "no value", "check the key"),
+        ("loop.py", "401-quoted", 1, "no value", r"provided: \(key\)"),
+        ("loop.py", "429", 3, "value", ""),
+        ("loop.py", "429-told", 3, "value", ""),
+        ("loop.py", "500", 3, "value", ""),
+        ("loop.py", "broken", 2, "value", ""),
+        ("loop.py", "half", 2, "value", ""),
+        ("loop.py", "beside", 1, "no value", "asks for tools"),
+        ("httpx", "forever", 8, "no value", ""),
+        ("httpx", "429-told", 1, "HTTPStatusError", "429"),
+        ("httpx", "broken", 1, "RemoteProtocolError", "complete message body"),
+    ]:
+        facts = behaviour[peer]["ends"][scenario]
+        assert (facts["requests"], facts["end"]) == (requests, end), (peer, scenario)
+        assert re.search(why, facts.get("why", ""))
+    for peer, taken in [("loop.py", None), ("httpx", {"name": "Talk", "age": 1})]:
+        ends = behaviour[peer]["ends"]
+        assert ends["beside"].get("value") == taken
+        assert ends["number"]["value"] == 3  # of "36", which both should know better
+        assert ends["growth"]["bytes"][-1] < 1.2 * ends["growth"]["bytes"][0]
+        assert (ends["cancel"]["end"], ends["cancel"]["going on"]) == ("value", 0)
+        assert ends["cancel"]["sent"] == 120 and ends["cancel"]["open"] <= 1
+    assert min(behaviour["loop.py"]["ends"]["429-told"]["waits"]) >= 1
+
+
+def test_comparison_finds_the_key_where_it_is(compared):
+    ours, bare = (compared[0]["behaviour"][it] for it in ("loop.py", "httpx"))
+    assert not any(end.get("key") for end in ours["ends"].values())
+    assert ours["logged by"] == [] and ours["lines logged"] > 100
+    # Its errors keep the request, with its headers.
+    assert bare["ends"]["401"]["key"] == bare["ends"]["500"]["key"] == ["pickle"]
+
+
+def test_comparison_has_each_figure_as_a_share_of_the_bare_loop(compared):
+    found, picture = compared
+    assert [*found["speed"]] == [
+        "httpx",
+        "loop.py",
+        "httpx, threads",
+        "loop.py, threads",
+    ]
+    for figure in ("import", "cold start", "one at a time", "wall 8", "cpu 20"):
+        assert found["speed"]["httpx"][f"{figure} / httpx"] == 1
+        assert 0.1 < found["speed"]["loop.py"][f"{figure} / httpx"] < 20
+    for row, figures in found["speed"].items():
+        assert 0.2 <= figures["wall 20"] < 20  # two calls of 100 ms
+        assert row.replace(" ", "&#160;") in picture
+    assert "taken&#160;as&#160;3" in picture and "@font-face" not in picture
+
+
+def test_comparison_says_which_peer_is_missing(monkeypatch):
+    versus = load_part("../bench/versus")
+    never = versus.PEERS["LangGraph"]._replace(packages="langgraph==0.0.0")
+    monkeypatch.setitem(versus.PEERS, "LangGraph", never)
+    monkeypatch.setenv("PATH", "")  # and no uv
+    left_out = {}
+    with ExitStack() as stack:
+        url = "http://127.0.0.1:1"
+        assert versus.start_children(["LangGraph"], url, stack, left_out) == []
+    assert re.match("did not start: .*uv", left_out["LangGraph"])
+
+
+@on_posix
+def test_comparison_stopped_prints_what_is_done_and_leaves_no_process():
+    command = "bench/versus.py --peers loop.py --quick -n 20"
+    with start_example(command, start_new_session=True) as child:
+        for line in child.stderr:
+            if line.startswith("one at a time, round 1"):
+                break
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+        stdout, stderr = child.communicate()
+    assert child.returncode == 130 and "Traceback" not in stderr
+    assert (
+        "cold" in stdout and "3: no value" in stdout and "20 at once by" not in stdout
+    )
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)
+
+
 # How each of them ends
 
 NO_URL, DEAD, USELESS = "nowhere", "http://127.0.0.1:1/v1", "one that does not know"
@@ -6575,6 +6674,9 @@ ENDINGS_OF_EXAMPLES = [
     (2, "scale/plan.py --price 1 -1", DEAD, "--price"),
     (2, "scale/plan.py --workers 2 --processes 3", DEAD, "2 workers in 3 processes"),
     (2, "scale/plan.py --measured old", DEAD, "old is nothing that --json printed"),
+    (2, "bench/versus.py --peers Prolog", DEAD, "Prolog: the peers are httpx, loop.py"),
+    (2, "bench/versus.py -n 1", DEAD, "-n 1: give 2 to 5000"),
+    (2, "bench/versus.py --svg it", DEAD, "that ends in .svg"),
     (2, "bench/economy.py old", DEAD, "usage: "),
     (2, "bench/economy.py tapes --only agan", DEAD, "agan: the policies are"),
     (3, "bench/economy.py tapes --only again", DEAD, "check base_url"),
