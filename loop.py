@@ -203,7 +203,7 @@ class Reply:
     model: str = ""
     id: str = ""
     complaint: str = ""  # the call's own: the reply is rejected for it, not judged
-    raw: Any = field(default=None, repr=False)  # the response; copies do not keep it
+    raw: Any = field(default=None, repr=False)  # the response; pickled copies lack it
 
     def __reduce__(self) -> Any:
         values = [getattr(self, it.name) for it in fields(self) if it.name != "raw"]
@@ -448,7 +448,8 @@ class State:
     # What only the loop uses:
     attempt: Any = None  # the present one: a question of a hook appends others
     task_settings: dict[str, Any] = field(default_factory=dict[str, Any])
-    changed: dict[str, Any] = field(default_factory=dict[str, Any])  # by moves, so far
+    # Settings of the task and of the moves so far, without those of the call:
+    changed: dict[str, Any] = field(default_factory=dict[str, Any])
     value: Any = None  # what the judge accepted
     name: str = ""  # of the run, in its events
     hook: str = ""  # whose question this run answers
@@ -498,11 +499,11 @@ def run(
 ) -> Result[T]:
     """Ask until the judge accepts, a fix-up says stop or a limit is reached.
 
-    Returns a Result, accepted or not. Raises TypeError or ValueError for a wrong hook;
-    where that can be seen, before anything is paid for. account: shared with other
+    Returns a Result, accepted or not. Raises TypeError or ValueError for a wrong hook,
+    before anything is paid for where that can be seen. account: shared with other
     runs. name: of the run; one with the name of a run on the tape is that run, and pays
     only for what is missing. after: names of the runs that it follows, for its record.
-    driver: does what the run yields (by default `drive`); run returns what it returns.
+    driver: calls what the run yields, as `drive` does; what it returns is returned.
     """
     driver = driver or drive
     ask = ask if isinstance(ask, Ask) else Ask(ask)
@@ -1389,15 +1390,17 @@ class chat:
         idle = IDLE[route_to(self.url)]
         transport = self.client or borrow_transport(idle, "HTTPTransport", self.url)
         send = getattr(transport, "handle_request", None)
-        send = send or partial(transport.send, stream=True)  # of a client of yours
+        send = send or partial(transport.send, stream=True)  # a client has that
         try:
             with closing(send(request)) as response:
                 for chunk in response.iter_bytes():
                     if self.add_chunk(chunk, body, began):
                         break
-        except Exception as error:  # noqa: BLE001
-            if not (is_of_kind(error, "HTTPError") and self.is_whole(body)):
-                raise self.connection_error(error) from None  # its request has the key
+        except Exception as error:
+            if not is_of_kind(error, "HTTPError"):
+                raise
+            if not self.is_whole(body):
+                raise self.connection_fault(error) from None  # its request has the key
         finally:
             if not self.client:
                 idle.append(transport)
@@ -1437,10 +1440,8 @@ class chat:
         """Return whether a body is whole, however its connection ended."""
         return is_json(body)
 
-    def connection_error(self, error: Exception) -> Exception:
-        """Return the CallError for a broken connection; any other error unchanged."""
-        if not is_of_kind(error, "HTTPError"):
-            return error
+    def connection_fault(self, error: Exception) -> CallError:
+        """Return the CallError for a connection that broke."""
         name = type(error).__name__
         sent = not name.startswith(("Connect", "UnsupportedProtocol"))
         return self.fault(f"{name} {error}", billed=sent)
@@ -1521,22 +1522,25 @@ class achat(chat):
         idle = (await anext(IDLE_OF_LOOP[loop]))[route_to(url)]
         transport = self.client or borrow_transport(idle, "AsyncHTTPTransport", url)
         send = getattr(transport, "handle_async_request", None)
-        send = send or partial(transport.send, stream=True)  # of a client of yours
+        send = send or partial(transport.send, stream=True)  # a client has that
+        reusable = not self.client
         try:
             async with aclosing(await send(request)) as response:
                 async for chunk in response.aiter_bytes():
                     if self.add_chunk(chunk, body, began):
                         break
-        except Exception as error:  # noqa: BLE001
-            if not (is_of_kind(error, "HTTPError") and self.is_whole(body)):
-                raise self.connection_error(error) from None
-        except CancelledError:  # its connection would stay in use for ever
-            if not self.client:
+        except Exception as error:
+            if not is_of_kind(error, "HTTPError"):
+                raise
+            if not self.is_whole(body):
+                raise self.connection_fault(error) from None
+        except CancelledError:
+            if reusable:  # not any more: its connection would stay in use for ever
+                reusable = False
                 await transport.aclose()
-                idle = list[Any]()  # so that nobody uses it again
             raise
         finally:
-            if not self.client:
+            if reusable:
                 idle.append(transport)
         return self.read(response, body, began)
 
@@ -1568,7 +1572,7 @@ def usage_figure(kind: Any, usage: Any, name: str) -> Any:
 
 # Transports that are not in use, by the route that they take. Each serves one request
 # at a time: in httpx 0.28.1 the pool of a shared one takes time in the square of its
-# connections.
+# connections. A burst of calls keeps as many files open until the process ends.
 IDLE: defaultdict[Any, list[Any]] = defaultdict(list)
 IDLE_OF_LOOP: dict[Any, Any] = {}  # event loop -> the generator that has its transports
 
@@ -1583,8 +1587,8 @@ def borrow_transport(idle: list[Any], kind: str, url: str) -> Any:
 
 
 async def keep_idle_transports(loop: Any) -> Any:
-    """Yield the idle transports of an event loop, again and again. asyncio.run closes
-    this generator when the loop ends, and so it closes the transports."""
+    """Yield the idle transports of an event loop, again and again. It is a generator
+    as asyncio.run closes these when its loop ends: no other notice is given."""
     idle: defaultdict[Any, list[Any]] = defaultdict(list)
     try:
         while True:
@@ -1610,8 +1614,8 @@ def import_httpx() -> Any:
 
 @lru_cache
 def tls_context(is_https: bool) -> Any:
-    """Return what checks certificates. To read those that are trusted takes tens of ms,
-    so that it is not done for http."""
+    """Return what checks certificates. For http there are none to check, and to read
+    the trusted ones takes tens of ms."""
     return import_httpx().create_ssl_context(verify=is_https)
 
 
@@ -1723,13 +1727,13 @@ def visible(text: str) -> str:
 # - `cat` of two tapes is a tape. (test_cat_of_two_tapes_is_a_tape)
 # - A file that is no tape of this version is refused, and left alone.
 #   (test_file_that_is_no_tape_is_refused_and_left_alone)
-# Not promised:
+# Not promised, or to be known:
 # - A call in flight at a kill may be paid for twice. So may a run that two processes
 #   do at once under one name. (test_two_processes_that_do_one_run_at_once_both_pay)
 # - A run in which calls failed may ask something else, and pay, when it is done again.
 # - NFS and SMB lose what several machines append: give each a file, then `cat` them.
-# - Power loss on macOS, whose fsync is no F_FULLFSYNC. On Windows a lock keeps the tape
-#   to one process. (Neither system was tried.)
+# - On macOS, power loss may lose replies: its fsync is no F_FULLFSYNC. On Windows a
+#   lock keeps the tape to one process. (Neither system was tried.)
 # - Under `arun` a write holds up the event loop for as long as the disk takes.
 # - A fork while threads use a tape may leave the child waiting. Spawn it instead.
 
@@ -1784,11 +1788,12 @@ class Tape:
         number = state.replies_by_request.get(key, 0)
         self.read_on()  # other runs and processes write to the file, too
         short = hash_of(f"{key} {state.name}")
-        later = self.later_places.get(short, [])
-        if short not in self.places or number > len(later):
+        if short not in self.places:
             return None
-        place = [self.places[short], *later][number]
-        _, line = next(whole_lines(self.path, place), (0, b""))
+        places = [self.places[short], *self.later_places.get(short, [])]
+        if number >= len(places):
+            return None
+        _, line = next(whole_lines(self.path, places[number]), (0, b""))
         event: Any = event_in(line) or {}
         if (event.get("run"), event.get("key")) != (state.name, key):
             raise OSError(f"{self.path} was changed while in use")
@@ -1860,15 +1865,15 @@ def check_tape(path: str) -> None:
     """Raise ValueError where a file is no tape of this version."""
     with open(path, "rb") as file:
         lines = [line for line in file.read(100).split(b"\n") if line]
-    # A kill may have torn a line in its very head.
-    if all(line[: len(TAPE_HEAD)] == TAPE_HEAD[: len(line)] for line in lines):
-        return
-    start = next(line for line in lines if line[: len(TAPE_HEAD)] != TAPE_HEAD)
-    if start.startswith(b'{"v": '):
-        version = start[6:].partition(b",")[0].decode(errors="replace")
-        why = f"a tape of version {version}, and loop.py {__version__} writes version 2"
-        raise ValueError(f"{path} is {why}: give another file")
-    raise ValueError(f"{path} is no tape, it starts with {start[:20]!r}")
+    for line in lines:
+        # A kill may have torn a line within its head.
+        if line[: len(TAPE_HEAD)] == TAPE_HEAD[: len(line)]:
+            continue
+        if line.startswith(b'{"v": '):
+            version = line[6:].partition(b",")[0].decode(errors="replace")
+            why = f"of version {version}, and loop.py {__version__} writes version 2"
+            raise ValueError(f"{path} is a tape {why}: give another file")
+        raise ValueError(f"{path} is no tape, it starts with {line[:20]!r}")
 
 
 def digest(data: Any) -> str:
@@ -1881,7 +1886,7 @@ def digest(data: Any) -> str:
 
 
 def hash_of(text: str) -> bytes:
-    """Return 16 bytes, which no other text has: an index of these is small."""
+    """Return a short hash of a text, so that the index of a tape is small."""
     from hashlib import sha256
 
     return sha256(text.encode(errors="surrogatepass")).digest()[:16]
@@ -1893,15 +1898,16 @@ def name_for_tape(call: Hook) -> str:
     A lambda, a closure, an object or its method may be another one tomorrow: these need
     `.settings` that say what they are, as chat has them, or the keywords of a partial.
     """
-    target = partial(call).func
+    bound = partial(call)
+    target = bound.func
     name = getattr(target, "__qualname__", "") or name_of(target)
+    if settings_of(call):
+        return name
     code: Any = getattr(target, "__code__", None)
     simple = code and not (code.co_freevars or hasattr(target, "__self__"))
     if "<locals>" in name:  # one of several, perhaps, that differ in their defaults
         simple = simple and not (target.__defaults__ or target.__kwdefaults__)
-    if settings_of(call):
-        return name
-    if not simple or "<lambda>" in name:
+    if not simple or "<lambda>" in name or bound.args:
         cure = "make it a plain def, or give it .settings or a partial's keywords"
         raise TypeError(f"a tape would not know the call {name} again: {cure}")
     module = target.__module__
@@ -2178,21 +2184,15 @@ def fault_of(error: Exception, also: Any = ()) -> CallError | None:
     status = status or getattr(response, "status_code", None)
     if not isinstance(status, int) or not 100 <= status < 600:
         status = None
-        chain = list(causes(error))
+        chain: list[BaseException] = [error]
+        while chain[-1].__cause__ is not None and len(chain) < 10:  # it may be a ring
+            chain.append(chain[-1].__cause__)
         if not any(isinstance(it, also) or is_of_kind(it, *BROKEN) for it in chain):
             return None
     code = getattr(error, "code", None)
     with_headers = error if response is None else response
     wait = wait_in(getattr(with_headers, "headers", None) or {})
     return CallError(describe(error), status, code if type(code) is str else "", wait)
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what caused it, of which ten are enough: it may be a ring."""
-    for _ in range(10):
-        if error is not None:
-            yield error
-            error = error.__cause__
 
 
 def is_of_kind(error: BaseException, *names: str) -> bool:

@@ -3108,6 +3108,10 @@ class Model:
         return "x"
 
 
+def ask_where(where, messages):
+    return where
+
+
 def closure_of(model):
     def call(messages):
         return model
@@ -3132,6 +3136,7 @@ NO_JSON = "a tape needs JSON"
     "a local function with a default": ({"call": function_with_default("a")}, UNKNOWN),
     "a bound method": ({"call": Model().__call__}, UNKNOWN),
     "an object without settings": ({"call": Model()}, UNKNOWN),
+    "an argument of a partial": ({"call": partial(ask_where, "a")}, UNKNOWN),
     "a setting that is a set": ({"ask": loop.Ask("?", stop={"a"})}, NO_JSON),
     "a path in place of the tape": ({"tape": "runs.jsonl"}, "give Tape.'runs.jsonl'"),
     "a name that is no text": ({"name": 7}, "name is 7: give a text"),
