@@ -7670,6 +7670,16 @@ def test_plan_is_computed_from_what_was_measured(tmp_path, arguments, expected):
     assert status == 0 and stderr == "" and expected.items() <= found.items()
 
 
+@pytest.mark.parametrize("arguments", ["--seconds 1e-320", "--calls 1e308", ""])
+def test_plan_refuses_what_makes_no_sense_in_one_line(tmp_path, arguments):
+    rates = MEASURED["calls_per_second"]  # a process that makes no call
+    measured = MEASURED | {"calls_per_second": rates if arguments else {"8": 0}}
+    (tmp_path / "here.json").write_text(json.dumps({"measured": measured}))
+    command = f"scale/plan.py {arguments} --measured here.json --json"
+    status, stdout, stderr = example(command, cwd=tmp_path)
+    assert (status, stdout) == (2, "") and "Traceback" not in stderr
+
+
 def test_parts_of_a_batch_are_joined_by_cat_and_only_what_is_missing_is_paid_for(
     each, tmp_path, monkeypatch
 ):
