@@ -1369,6 +1369,8 @@ class chat:
         self.headers = HEADERS | agent | secret
         if settings.get("stream"):
             raise TypeError("stream=True: chat waits for the whole reply")
+        if client and self.blocks is hasattr(client, "aclose"):
+            raise TypeError("chat takes an httpx.Client, achat an httpx.AsyncClient")
         if not all(it.isascii() and it.isprintable() for it in self.headers.values()):
             raise ValueError("a key or header has characters that HTTP does not allow")
         base, mark, query = url.partition("?")  # Azure has its version there
@@ -1518,6 +1520,8 @@ class achat(chat):
         request, url = self.request(messages, changed), self.url
         loop = get_running_loop()
         if loop not in IDLE_OF_LOOP:
+            for ended in [it for it in [*IDLE_OF_LOOP] if it.is_closed()]:
+                IDLE_OF_LOOP.pop(ended, None)  # nothing closed its transports
             IDLE_OF_LOOP[loop] = keep_idle_transports(loop)
         idle = (await anext(IDLE_OF_LOOP[loop]))[route_to(url)]
         transport = self.client or borrow_transport(idle, "AsyncHTTPTransport", url)
@@ -1570,9 +1574,9 @@ def usage_figure(kind: Any, usage: Any, name: str) -> Any:
     return figure if sensible else None
 
 
-# Transports that are not in use, by the route that they take. Each serves one request
-# at a time: in httpx 0.28.1 the pool of a shared one takes time in the square of its
-# connections. A burst of calls keeps as many files open until the process ends.
+# Transports not in use, by the route that they take. Each serves one request at a time:
+# in httpx 0.28.1 the pool of a shared one takes time in the square of its connections.
+# None is closed before the process ends: a burst of calls keeps as many files open.
 IDLE: defaultdict[Any, list[Any]] = defaultdict(list)
 IDLE_OF_LOOP: dict[Any, Any] = {}  # event loop -> the generator that has its transports
 
@@ -1622,14 +1626,14 @@ def tls_context(is_https: bool) -> Any:
 @lru_cache
 def route_to(url: str) -> tuple[bool, str | None]:
     """Return how to get to a URL: whether by https, and by which proxy of the
-    environment. There is none to this machine."""
+    environment. None is to this machine. proxy_bypass misses IPv6, and * in a list."""
     from urllib.parse import urlsplit
     from urllib.request import getproxies, proxy_bypass
 
     parts, proxies = urlsplit(url), getproxies()
-    is_near = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    near = {"localhost", "127.0.0.1", "::1", *re.split("[ ,]+", proxies.get("no", ""))}
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if is_near or proxy_bypass(parts.netloc):
+    if near & {parts.hostname, "*"} or proxy_bypass(parts.netloc):
         proxy = None
     elif proxy and "://" not in proxy:
         proxy = f"http://{proxy}"

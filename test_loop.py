@@ -2596,6 +2596,27 @@ def test_cancelled_calls_leave_no_connection_open_and_all_others_work(echo):
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # by Python, of such a loop
+def test_loops_that_were_just_closed_leave_no_connection_open(echo):
+    call = loop.achat("m", echo.url)
+    for _ in range(5):
+        event_loop = asyncio.new_event_loop()
+        event_loop.run_until_complete(call(HI))
+        event_loop.close()
+    asyncio.run(call(HI))  # which closes what is left of its own
+    until = time.monotonic() + 10  # the endpoint hears of it a little later
+    while echo.open and time.monotonic() < until:
+        gc.collect()
+    assert not echo.open
+
+
+def test_client_of_the_other_kind_is_refused_before_anything_is_sent():
+    httpx = pytest.importorskip("httpx")
+    for kind, client in (loop.chat, httpx.AsyncClient()), (loop.achat, httpx.Client()):
+        with pytest.raises(TypeError, match=r"achat an httpx\.AsyncClient"):
+            kind("m", "http://a.test/v1", client=client)
+
+
 def test_cancelled_call_leaves_a_client_of_your_own_open(served):
     httpx = pytest.importorskip("httpx")
     served.will(stay_silent).will("x")
@@ -2642,6 +2663,21 @@ def test_proxy_comes_between_us_and_others_but_not_this_machine(echo):
     assert program(echo.url, code, HTTP_PROXY=proxy, NO_PROXY="") == "hi\n" * 3
     near, far = "/v1/chat/completions", "http://far-away.test/v1/chat/completions"
     assert [path for path, _, _ in echo.seen] == [near, far, near]
+
+
+@by_name("no_proxy, url, is_direct", {
+    "a * among others": ("far.test, *", "http://a.test/v1", True),
+    "a * within a name": ("*.far.test", "http://a.test/v1", False),
+    "an IPv6 address": ("b.test,2001:db8::1", "http://[2001:db8::1]:80/v1", True),
+    "all below a name": ("a.test", "http://b.A.test:80/v1", True),
+    "the end of a name": ("a.test", "http://aa.test/v1", False),
+    "another port": ("a.test:81", "http://a.test:80/v1", False),
+    "nothing": (",", "http://a.test/v1", False),
+})  # fmt: skip
+def test_no_proxy_is_obeyed_also_where_it_has(no_proxy, url, is_direct):
+    environment = {"ALL_PROXY": "proxy.test:3128", "NO_PROXY": no_proxy}
+    proxy = program("", f"print(loop.route_to({url!r})[1])", **environment).strip()
+    assert proxy == ("None" if is_direct else "http://proxy.test:3128")
 
 
 @pytest.fixture
@@ -7740,6 +7776,16 @@ def test_plan_is_computed_from_what_was_measured(tmp_path, arguments, expected):
     status, stdout, stderr = example(command, cwd=tmp_path)
     found = json.loads(stdout)["plan"]
     assert status == 0 and stderr == "" and expected.items() <= found.items()
+
+
+@pytest.mark.parametrize("arguments", ["--seconds 1e-320", "--calls 1e308", ""])
+def test_plan_refuses_what_makes_no_sense_in_one_line(tmp_path, arguments):
+    rates = MEASURED["calls_per_second"]  # a process that makes no call
+    measured = MEASURED | {"calls_per_second": rates if arguments else {"8": 0}}
+    (tmp_path / "here.json").write_text(json.dumps({"measured": measured}))
+    command = f"scale/plan.py {arguments} --measured here.json --json"
+    status, stdout, stderr = example(command, cwd=tmp_path)
+    assert (status, stdout) == (2, "") and "Traceback" not in stderr
 
 
 def test_parts_of_a_batch_are_joined_by_cat_and_only_what_is_missing_is_paid_for(

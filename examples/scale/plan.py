@@ -372,16 +372,16 @@ def rounded(number: float) -> str:
 
 
 def number_of(text: str) -> float:
-    """Return a number that is more than 0, for argparse."""
+    """Return a number that is more than 0, and of some sense, for argparse."""
     number = float(text)
-    if not 0 < number < math.inf:
+    if not 1e-9 < number < 1e9:
         raise ValueError
     return number
 
 
 def whole_number(text: str) -> int:
-    """Return a whole number that is more than 0, for argparse."""
-    if int(text) < 1:
+    """Return a whole number that is more than 0, and of some sense, for argparse."""
+    if not 0 < int(text) < 1e15:
         raise ValueError
     return int(text)
 
@@ -420,7 +420,7 @@ def arguments() -> argparse.Namespace:
         try:
             options.here = json.loads(Path(options.measured).read_text())["measured"]
             plan(options, options.here)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
             why = f"{type(error).__name__}: {error}"
             parser.error(f"{options.measured} is nothing that --json printed: {why}")
     return options
