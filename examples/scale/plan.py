@@ -140,7 +140,7 @@ def bytes_of_tape(job: Any, here: Figures) -> float:
 
 def workers_for(rate: float, job: Any) -> int:
     """Return how many workers make so many calls a second: no more than there are."""
-    return min(job.workers, math.ceil(round(rate * job.seconds, 6)))
+    return min(int(job.workers), math.ceil(round(rate * job.seconds, 6)))
 
 
 def processes_for(rate: float, job: Any, measured: dict[str, float]) -> int:
@@ -474,7 +474,7 @@ def number_above_0(text: str) -> float:
     return number
 
 
-def price(text: str) -> float:
+def price_of_tokens(text: str) -> float:
     """Return a number that is not negative, for argparse: what is your own costs 0."""
     number = float(text)
     if not 0 <= number < math.inf:
@@ -499,7 +499,7 @@ def whole_number(text: str) -> int:
 
 # argparse has these names in its errors.
 number_above_0.__name__ = "number (more than 0)"
-price.__name__ = "price (0 or more)"
+price_of_tokens.__name__ = "price (0 or more)"
 calls_of_item.__name__ = "number (1 or more)"
 whole_number.__name__ = "whole number (1 or more)"
 
@@ -518,7 +518,13 @@ def arguments() -> argparse.Namespace:
     add(
         "--tokens", type=whole_number, nargs=2, default=[500, 50], metavar=("IN", "OUT")
     )
-    add("--price", type=price, nargs=2, metavar=("IN", "OUT"), help="of a million")
+    add(
+        "--price",
+        type=price_of_tokens,
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="of a million",
+    )
     add("--rpm", type=number_above_0, help="requests a minute that you may make")
     add("--tpm", type=number_above_0, help="tokens a minute, in and out")
     add("-n", type=whole_number, default=10_000, help="items to measure (10000)")
