@@ -140,7 +140,7 @@ def bytes_of_tape(job: Any, here: Figures) -> float:
 
 def workers_for(rate: float, job: Any) -> int:
     """Return how many workers make so many calls a second: no more than there are."""
-    return min(int(job.workers), math.ceil(round(rate * job.seconds, 6)))
+    return min(int(job.workers), math.ceil(round(rate * float(job.seconds), 6)))
 
 
 def processes_for(rate: float, job: Any, measured: dict[str, float]) -> int:
@@ -523,7 +523,7 @@ def arguments() -> argparse.Namespace:
         type=price_of_tokens,
         nargs=2,
         metavar=("IN", "OUT"),
-        help="of a million",
+        help="dollars for a million tokens",
     )
     add("--rpm", type=number_above_0, help="requests a minute that you may make")
     add("--tpm", type=number_above_0, help="tokens a minute, in and out")
@@ -545,7 +545,13 @@ def arguments() -> argparse.Namespace:
                 "cores": os.cpu_count() or 1
             } | here  # older files have none
             plan(options, options.here)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            ArithmeticError,
+        ) as error:
             why = f"{type(error).__name__}: {error}"
             parser.error(f"{options.measured} is nothing that --json printed: {why}")
     return options
