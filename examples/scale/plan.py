@@ -515,16 +515,9 @@ def arguments() -> argparse.Namespace:
     add("--processes", type=whole_number, default=1, help="that share them (1)")
     add("--seconds", type=number_above_0, default=2.0, help="that a call takes (2)")
     add("--calls", type=calls_of_item, default=1.5, help="for an item (1.5)")
-    add(
-        "--tokens", type=whole_number, nargs=2, default=[500, 50], metavar=("IN", "OUT")
-    )
-    add(
-        "--price",
-        type=price_of_tokens,
-        nargs=2,
-        metavar=("IN", "OUT"),
-        help="dollars for a million tokens",
-    )
+    of_call: Any = {"nargs": 2, "metavar": ("IN", "OUT")}
+    add("--tokens", type=whole_number, default=[500, 50], **of_call, help="(500 50)")
+    add("--price", type=price_of_tokens, **of_call, help="dollars a million tokens")
     add("--rpm", type=number_above_0, help="requests a minute that you may make")
     add("--tpm", type=number_above_0, help="tokens a minute, in and out")
     add("-n", type=whole_number, default=10_000, help="items to measure (10000)")
@@ -537,24 +530,23 @@ def arguments() -> argparse.Namespace:
         parser.error(f"{options.workers} workers in {options.processes} processes")
     if options.n < 100:
         parser.error(f"-n {options.n}: give 100 or more")
-    options.here = {}
-    if options.measured:
-        try:
-            here = json.loads(Path(options.measured).read_text())["measured"]
-            options.here = {
-                "cores": os.cpu_count() or 1
-            } | here  # older files have none
-            plan(options, options.here)
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            ArithmeticError,
-        ) as error:
-            why = f"{type(error).__name__}: {error}"
-            parser.error(f"{options.measured} is nothing that --json printed: {why}")
+    try:
+        options.here = here_of(options)
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {error}"
+        parser.error(f"{options.measured} is nothing that --json printed: {why}")
     return options
+
+
+def here_of(options: argparse.Namespace) -> Figures:
+    """Return what --measured names, if a plan can be made of it, or nothing yet."""
+    if not options.measured:
+        return {}
+    measured = json.loads(Path(options.measured).read_text())["measured"]
+    # A file of before has no cores.
+    here: Figures = {"cores": os.cpu_count() or 1} | measured
+    plan(options, here)
+    return here
 
 
 def main() -> int:
