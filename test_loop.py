@@ -6712,7 +6712,9 @@ ENDINGS_OF_EXAMPLES = [
     (2, "schools/convergence.py --peers Prolog", DEAD, "the peers are loop.py"),
     (2, "scale/plan.py --items 0", DEAD, "--items: invalid whole number"),
     (2, "scale/plan.py --seconds inf", DEAD, "--seconds: invalid number"),
-    (2, "scale/plan.py --price 1 -1", DEAD, "--price"),
+    (2, "scale/plan.py --price 1 -1", DEAD, "--price: invalid price .0 or more"),
+    (2, "scale/plan.py --calls 0.5", DEAD, "--calls: invalid number .1 or more"),
+    (2, "scale/plan.py --rpm 0", DEAD, "--rpm: invalid number .more than 0"),
     (2, "scale/plan.py --workers 2 --processes 3", DEAD, "2 workers in 3 processes"),
     (2, "scale/plan.py --measured old", DEAD, "old is nothing that --json printed"),
     (2, "bench/versus.py --peers Prolog", DEAD, "Prolog: the peers are httpx, loop.py"),
@@ -7727,6 +7729,8 @@ def test_limit_on_money_is_divided_by_the_workers_of_dask(tmp_path):
 # Figures that are easy to compute with.
 MEASURED = {
     "items": 1000,
+    "cores": 2,
+    "cpu_per_item": 0.001,
     "memory_per_record": 200,
     "memory_per_worker": 50_000,
     "calls_per_second": {"8": 80, "100": 700, "1000": 500},
@@ -7746,7 +7750,12 @@ JOB = "--items 1000000 --workers 1000 --seconds 2 --calls 1.5 --tokens 500 50"
     "the model takes the time": ("--price 0.25 2", {
         "calls": 1.5e6,
         "seconds": 3000,  # a thousand workers make 500 calls a second
-        "processes_for_all_workers": 1,
+        "bottleneck": "workers",
+        "workers_enough": 1000,
+        "cores_needed": 0.5,
+        "machines": 1,
+        "fastest_processes": 1,
+        "fastest_machines": 1,
         "calls_per_minute": 30_000,
         "tokens_per_minute": 16.5e6,
         "dollars": 1.5 * (500 * 0.25 + 50 * 2),
@@ -7757,25 +7766,88 @@ JOB = "--items 1000000 --workers 1000 --seconds 2 --calls 1.5 --tokens 500 50"
     }),
     "one process is too slow": ("--seconds 0.5", {
         "seconds": 3000,  # 500 calls a second in place of 2,000
-        "processes_for_all_workers": 4,
+        "bottleneck": "CPU",
+        "workers_enough": 250,
+        "fastest_processes": 4,  # three have 334 workers each, and make 500 a second
+        "machines": 1,
         "dollars": None,
     }),
     "as many as it needs, which have fewer workers each": (
         "--seconds 0.5 --processes 10", {
             "seconds": 750,
-            "processes_for_all_workers": 3,
+            "bottleneck": "workers",
+            "fastest_processes": 4,
             "memory_of_process": 1.5e5 * 200 + 100 * 50_000,
             "syncs_per_second_of_process": 200,
         }),
     "few workers are not limited by what few workers did": (
         "--seconds 0.01 --workers 5", {"seconds": 3000}),
+    "the endpoint allows fewer requests": ("--rpm 6000 --tpm 5e6", {
+        "bottleneck": "--rpm",
+        "seconds": 15_000,
+        "workers_enough": 200,
+        "calls_per_minute": 6000,
+    }),
+    "the endpoint allows fewer tokens": ("--rpm 6000 --tpm 1.65e6", {
+        "bottleneck": "--tpm", "seconds": 30_000, "calls_per_minute": 3000}),
+    "an endpoint that allows more is no bottleneck": ("--rpm 6e4 --tpm 6e7", {
+        "bottleneck": "workers", "seconds": 3000}),
+    "a model of your own costs nothing": ("--price 0 0", {"dollars": 0}),
 })  # fmt: skip
 def test_plan_is_computed_from_what_was_measured(tmp_path, arguments, expected):
-    (tmp_path / "here.json").write_text(json.dumps({"measured": MEASURED}))
+    found = plan_of(arguments, tmp_path)
+    assert expected.items() <= found.items() and found["warnings"] == []
+
+
+@by_name("arguments, expected, warnings", {
+    "past one machine": ("--seconds 0.1 --processes 10", {
+        "bottleneck": "CPU",
+        "seconds": 1.5e6 / 7000,
+        "cores_needed": 7,
+        "machines": 4,
+        "fastest_processes": 15,  # for 10,000 calls a second
+        "fastest_machines": 5,
+    }, ["7 cores busy, .* has 2; one alone takes 0.208 hours"]),
+    "past what was measured": ("--workers 20000 --seconds 40", {
+        "bottleneck": "workers",
+        "seconds": 3000,
+        "fastest_processes": 20,
+    }, ["20,000 workers in a process were not measured.* --processes 20 or"]),
+    "past both": ("--workers 20000 --processes 8", {
+        "fastest_processes": 20, "machines": 2,
+    }, ["2,500 workers in a process", "4 cores busy"]),
+})  # fmt: skip
+def test_plan_warns_where_it_goes_past_what_is_here(
+    tmp_path, arguments, expected, warnings
+):
+    found = plan_of(arguments, tmp_path)
+    assert expected.items() <= found.items()
+    assert len(found["warnings"]) == len(warnings)
+    assert all(map(re.search, warnings, found["warnings"]))
+    _, shown, _ = example(
+        f"scale/plan.py {JOB} {arguments} --measured here.json", cwd=tmp_path
+    )
+    assert all(f"\nwarning: {warning}\n" in shown for warning in found["warnings"])
+
+
+def plan_of(arguments, folder):
+    """Return the plan that plan.py prints of MEASURED."""
+    (folder / "here.json").write_text(json.dumps({"measured": MEASURED}))
     command = f"scale/plan.py {JOB} {arguments} --measured here.json --json"
-    status, stdout, stderr = example(command, cwd=tmp_path)
-    found = json.loads(stdout)["plan"]
-    assert status == 0 and stderr == "" and expected.items() <= found.items()
+    status, stdout, stderr = example(command, cwd=folder)
+    assert status == 0 and stderr == ""
+    return json.loads(stdout)["plan"]
+
+
+def test_plan_reads_a_measurement_that_has_no_cores(tmp_path):
+    """Those of the machine that it runs on are taken, and shown."""
+    older = {name: MEASURED[name] for name in MEASURED if name != "cores"}
+    (tmp_path / "here.json").write_text(json.dumps({"measured": older}))
+    status, shown, _ = example("scale/plan.py --measured here.json", cwd=tmp_path)
+    assert status == 0 and re.search(
+        rf"^cores of a machine +{os.cpu_count()}$", shown, re.MULTILINE
+    )
+    assert re.search(r"^money +unknown \(give --price\)$", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize("arguments", ["--seconds 1e-320", "--calls 1e308", ""])

@@ -7,6 +7,7 @@
 
     uv run examples/scale/plan.py --items 1000000 --workers 1000 --seconds 2 --calls 1.5
     uv run examples/scale/plan.py --price 0.25 2 --tokens 500 50   what it costs, too
+    uv run examples/scale/plan.py --rpm 10000 --tpm 4000000    what the endpoint allows
     uv run examples/scale/plan.py --json > here.json       one JSON object on stdout
     uv run examples/scale/plan.py --measured here.json     a plan without measuring
     uv run examples/scale/plan.py -n 100000                measures more: minutes
@@ -20,15 +21,21 @@ and how fast tapes are written, joined and made ready to resume. TMPDIR says on 
 disk. By default these are 10,000 items, which takes a minute; with --quick it
 is a tenth of it, and no more than 100 workers.
 
-Promised: Each figure of the plan is computed from those above it and your arguments.
-What has no price costs an unknown sum, not zero.
+The plan says how many machines like the measured one you need, and what limits the
+rate: the workers, the CPU time of the processes, or --rpm or --tpm, the requests and
+the tokens a minute (of prompts and replies together) that your endpoint allows.
 
-Not promised: That your endpoint allows so many calls. The rates of a busy machine are
-too low, and the endpoint here takes a part of its cores, which yours does not. Linux.
+Promised: Each figure of the plan is computed from those above it and your arguments.
+What has no price costs an unknown sum, not zero. A plan that goes past one machine, or
+has more workers in a process than were measured, ends with a warning.
+
+Not promised: That your endpoint allows so many calls, without --rpm and --tpm. Machines
+are counted as if all of each core were for this; judges that compute take more. The
+rates of a busy machine are too low, and the endpoint here takes a part of its cores,
+which yours does not. Linux.
 
 Exit status: 0; 1 where a record takes more than 300 bytes of memory, which fewer than
-10,000 do not tell; 2 for a wrong
-argument; 130 after Ctrl-C.
+10,000 items do not tell; 2 for a wrong argument; 130 after Ctrl-C.
 """
 
 import argparse
@@ -71,28 +78,25 @@ Figures = dict[str, Any]
 def plan(job: Any, here: Figures) -> Figures:
     """Return what a job takes on machines as this one: the formulas of README.md."""
     calls, share = job.items * job.calls, job.workers / job.processes
-    limit = limit_of_process(here["calls_per_second"], share)
-    wanted = job.workers / job.seconds  # where nothing but the model takes time
-    rate = min(wanted, limit * job.processes)
-    prompt, reply = (tokens * BYTES_PER_TOKEN for tokens in job.tokens)
-    tape = job.items * (
-        here["tape_per_item"]
-        + here["prompts_per_item"] * prompt
-        + here["replies_per_item"] * reply
-    ) + calls * (
-        here["tape_per_call"]
-        + here["prompts_per_call"] * prompt
-        + here["replies_per_call"] * reply
-    )
+    rates = rates_of(job, here)
+    bottleneck = min(rates, key=lambda name: rates[name])
+    rate, cpu = rates[bottleneck], here["cpu_per_item"]  # measured with a call an item
+    fastest = min(rates[name] for name in rates if name != "CPU")
+    tape, dollars = bytes_of_tape(job, here), None
     memory = here["memory_per_record"] * calls / job.processes
-    cat_seconds, dollars = tape / here["cat_bytes_per_second"], None
+    cat_seconds = tape / here["cat_bytes_per_second"]
     if job.price:
         spent = [n * price for n, price in zip(job.tokens, job.price, strict=True)]
         dollars = calls * sum(spent) / 1e6
-    return {
+    found = {
         "calls": calls,
         "seconds": calls / rate,
-        "processes_for_all_workers": math.ceil(wanted / limit),
+        "bottleneck": bottleneck,
+        "workers_enough": workers_for(rate, job),
+        "cores_needed": rate * cpu,
+        "machines": math.ceil(rate * cpu / here["cores"]),
+        "fastest_processes": processes_for(fastest, job, here["calls_per_second"]),
+        "fastest_machines": math.ceil(fastest * cpu / here["cores"]),
         "calls_per_minute": rate * 60,
         "tokens_per_minute": rate * 60 * sum(job.tokens),
         "dollars": dollars,
@@ -103,6 +107,73 @@ def plan(job: Any, here: Figures) -> Figures:
         "cat_seconds": cat_seconds,
         "resume_seconds": cat_seconds + calls * here["resume_seconds_per_record"],
     }
+    return found | {"warnings": warnings_of(job, here, found)}
+
+
+def rates_of(job: Any, here: Figures) -> dict[str, float]:
+    """Return the calls a second that each of these allows, by its name."""
+    limit = limit_of_process(here["calls_per_second"], job.workers / job.processes)
+    # Workers are the limit where nothing but the model takes time.
+    rates = {"workers": job.workers / job.seconds, "CPU": limit * job.processes}
+    if job.rpm:
+        rates["--rpm"] = job.rpm / 60
+    if job.tpm:
+        rates["--tpm"] = job.tpm / sum(job.tokens) / 60
+    return rates
+
+
+def bytes_of_tape(job: Any, here: Figures) -> float:
+    """Return the bytes of all tapes together."""
+    prompt, reply = (tokens * BYTES_PER_TOKEN for tokens in job.tokens)
+    item = (
+        here["tape_per_item"]
+        + here["prompts_per_item"] * prompt
+        + here["replies_per_item"] * reply
+    )
+    call = (
+        here["tape_per_call"]
+        + here["prompts_per_call"] * prompt
+        + here["replies_per_call"] * reply
+    )
+    return float(job.items * (item + job.calls * call))
+
+
+def workers_for(rate: float, job: Any) -> int:
+    """Return how many workers make so many calls a second: no more than there are."""
+    return min(int(job.workers), math.ceil(round(rate * float(job.seconds), 6)))
+
+
+def processes_for(rate: float, job: Any, measured: dict[str, float]) -> int:
+    """Return the fewest processes that make so many calls a second, where none has more
+    workers than were measured."""
+    workers = workers_for(rate, job)
+    return min(
+        max(
+            math.ceil(workers / int(number)),
+            math.ceil(rate / limit_of_process(measured, int(number))),
+        )
+        for number in measured
+    )
+
+
+def warnings_of(job: Any, here: Figures, found: Figures) -> list[str]:
+    """Return where this plan goes past one machine, or past what was measured."""
+    warnings, share = list[str](), job.workers / job.processes
+    most = max(map(int, here["calls_per_second"]))
+    if share > most:
+        warnings.append(
+            f"{rounded(share)} workers in a process were not measured, and are taken "
+            f"to be as fast as {most:,}; give --processes "
+            f"{math.ceil(job.workers / most)} or more"
+        )
+    if found["machines"] > 1:
+        alone = found["calls"] * here["cpu_per_item"] / here["cores"] / 3600
+        warnings.append(
+            f"these processes keep {rounded(found['cores_needed'])} cores busy, and a "
+            f"machine like this has {here['cores']}; one alone takes "
+            f"{rounded(alone)} hours or more"
+        )
+    return warnings
 
 
 def limit_of_process(measured: dict[str, float], workers: float) -> float:
@@ -122,6 +193,7 @@ def limit_of_process(measured: dict[str, float], workers: float) -> float:
 
 def measure(here: Figures, url: str, slow_url: str, folder: Path, size: int) -> None:
     """Measure all, and add the figures by their names."""
+    here["cores"] = os.cpu_count() or 1
     here |= measure_each(url, folder, size)
     say("workers")
     here |= measure_workers(slow_url, folder, WORKERS[: 2 if size < 10_000 else 3])
@@ -315,6 +387,7 @@ def say(line: str) -> None:
 # What is printed ----------------------------------------------------------------------
 
 LINES = {  # by its key: what a figure is, its unit, and how many are one of it
+    "cores": ("cores of a machine", "", 1),
     "each_per_second": ("through each, on a tape", "items/s", 1),
     "bare_per_second": ("a bare loop", "items/s", 1),
     "synced_per_second": ("a bare loop with fdatasync", "items/s", 1),
@@ -322,7 +395,11 @@ LINES = {  # by its key: what a figure is, its unit, and how many are one of it
     "each_of_synced": ("each, of one with fdatasync", "", 1),
     "cpu_per_item": ("CPU time an item, through each", "ms", 1e-3),
     "cores_busy": ("cores that this keeps busy", "", 1),
-    "memory_per_record": (f"memory a record (limit {MOST_MEMORY})", "bytes", 1),
+    "memory_per_record": (
+        f"memory a record (above {MOST_MEMORY}: status 1)",
+        "bytes",
+        1,
+    ),
     "memory_per_worker": ("memory a worker", "kB", 1e3),
     "tape_of_these": ("tape an item, of these", "bytes", 1),
     "tape_per_item": ("tape an item, without texts", "bytes", 1),
@@ -337,11 +414,15 @@ LINES = {  # by its key: what a figure is, its unit, and how many are one of it
     "resume_seconds_per_record": ("ready to resume, a record", "us", 1e-6),
     "calls": ("calls", "", 1),
     "seconds": ("time", "hours", 3600),
-    "processes_for_all_workers": ("processes that keep all workers busy", "", 1),
+    "workers_enough": ("workers that are enough for it", "", 1),
+    "cores_needed": ("cores that it keeps busy", "", 1),
+    "machines": ("machines for it", "", 1),
+    "fastest_processes": ("processes, where CPU is no bottleneck", "", 1),
+    "fastest_machines": ("machines, where CPU is no bottleneck", "", 1),
     "calls_per_minute": ("asked of the endpoint: calls a minute", "", 1),
     "tokens_per_minute": ("tokens a minute", "", 1),
     "dollars": ("money", "dollars", 1),
-    "tape_bytes": ("tapes", "GB", 1e9),
+    "tape_bytes": ("tapes; joining takes the same again", "GB", 1e9),
     "memory_of_process": ("memory of a process, above its start", "MB", 1e6),
     "files_of_process": ("files that a process has open", "", 1),
     "syncs_per_second_of_process": ("fdatasyncs a second of a process", "", 1),
@@ -350,9 +431,19 @@ LINES = {  # by its key: what a figure is, its unit, and how many are one of it
 }
 
 
+CURES = {  # by its bottleneck: what makes a plan faster
+    "workers": "more of them are faster",
+    "CPU": "of the processes: more of them are faster",
+    "--rpm": "your endpoint allows no more requests",
+    "--tpm": "your endpoint allows no more tokens",
+}
+
+
 def print_figures(figures: Figures) -> None:
     """Print these figures, a line for each."""
     for key, value in figures.items():
+        if key == "bottleneck":
+            print(f"{key:40} {value:>13} ({CURES[value]})")
         if key == "calls_per_second":
             for number, rate in value.items():
                 name = f"calls of 100 ms, {number} workers"
@@ -360,8 +451,12 @@ def print_figures(figures: Figures) -> None:
         if key not in LINES:
             continue
         name, unit, one = LINES[key]
-        shown = "unknown" if value is None else rounded(value / one)
-        print(f"{name:40} {shown:>13} {unit}".rstrip())
+        if value is None:
+            print(f"{name:40} {'unknown':>13} (give --price)")
+        else:
+            print(f"{name:40} {rounded(value / one):>13} {unit}".rstrip())
+    for warning in figures.get("warnings", []):
+        print(f"warning: {warning}")
 
 
 def rounded(number: float) -> str:
@@ -371,10 +466,26 @@ def rounded(number: float) -> str:
     return f"{number:.3g}"
 
 
-def number_of(text: str) -> float:
+def number_above_0(text: str) -> float:
     """Return a number that is more than 0, and of some sense, for argparse."""
     number = float(text)
     if not 1e-9 < number < 1e9:
+        raise ValueError
+    return number
+
+
+def price_of_tokens(text: str) -> float:
+    """Return a number that is not negative, for argparse: what is your own costs 0."""
+    number = float(text)
+    if not 0 <= number < 1e9:
+        raise ValueError
+    return number
+
+
+def calls_of_item(text: str) -> float:
+    """Return a number that is 1 or more, for argparse: an item takes a call."""
+    number = float(text)
+    if not 1 <= number < 1e9:
         raise ValueError
     return number
 
@@ -386,8 +497,11 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-number_of.__name__ = "number"  # argparse has these names in its errors
-whole_number.__name__ = "whole number"
+# argparse has these names in its errors.
+number_above_0.__name__ = "number (more than 0)"
+price_of_tokens.__name__ = "price (0 or more)"
+calls_of_item.__name__ = "number (1 or more)"
+whole_number.__name__ = "whole number (1 or more)"
 
 
 def arguments() -> argparse.Namespace:
@@ -399,12 +513,13 @@ def arguments() -> argparse.Namespace:
     add("--items", type=whole_number, default=1_000_000, help="(1000000)")
     add("--workers", type=whole_number, default=1000, help="calls at once (1000)")
     add("--processes", type=whole_number, default=1, help="that share them (1)")
-    add("--seconds", type=number_of, default=2.0, help="that a call takes (2)")
-    add("--calls", type=number_of, default=1.5, help="for an item (1.5)")
-    add(
-        "--tokens", type=whole_number, nargs=2, default=[500, 50], metavar=("IN", "OUT")
-    )
-    add("--price", type=number_of, nargs=2, metavar=("IN", "OUT"))
+    add("--seconds", type=number_above_0, default=2.0, help="that a call takes (2)")
+    add("--calls", type=calls_of_item, default=1.5, help="for an item (1.5)")
+    of_call: Any = {"nargs": 2, "metavar": ("IN", "OUT")}
+    add("--tokens", type=whole_number, default=[500, 50], **of_call, help="(500 50)")
+    add("--price", type=price_of_tokens, **of_call, help="dollars a million tokens")
+    add("--rpm", type=number_above_0, help="requests a minute that you may make")
+    add("--tpm", type=number_above_0, help="tokens a minute, in and out")
     add("-n", type=whole_number, default=10_000, help="items to measure (10000)")
     add("--quick", action="store_true", help="the same as -n 1000")
     add("--measured", metavar="FILE", help="what --json printed before")
@@ -415,15 +530,23 @@ def arguments() -> argparse.Namespace:
         parser.error(f"{options.workers} workers in {options.processes} processes")
     if options.n < 100:
         parser.error(f"-n {options.n}: give 100 or more")
-    options.here = {}
-    if options.measured:
-        try:
-            options.here = json.loads(Path(options.measured).read_text())["measured"]
-            plan(options, options.here)
-        except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
-            why = f"{type(error).__name__}: {error}"
-            parser.error(f"{options.measured} is nothing that --json printed: {why}")
+    try:
+        options.here = here_of(options)
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {error}"
+        parser.error(f"{options.measured} is nothing that --json printed: {why}")
     return options
+
+
+def here_of(options: argparse.Namespace) -> Figures:
+    """Return what --measured names, if a plan can be made of it, or nothing yet."""
+    if not options.measured:
+        return {}
+    measured = json.loads(Path(options.measured).read_text())["measured"]
+    # A file of before has no cores.
+    here: Figures = {"cores": os.cpu_count() or 1} | measured
+    plan(options, here)
+    return here
 
 
 def main() -> int:
