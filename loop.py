@@ -448,8 +448,7 @@ class State:
     # What only the loop uses:
     attempt: Any = None  # the present one: a question of a hook appends others
     task_settings: dict[str, Any] = field(default_factory=dict[str, Any])
-    # Settings of the task and of the moves so far, without those of the call:
-    changed: dict[str, Any] = field(default_factory=dict[str, Any])
+    changed: dict[str, Any] = field(default_factory=dict[str, Any])  # by task, moves
     value: Any = None  # what the judge accepted
     name: str = ""  # of the run, in its events
     hook: str = ""  # whose question this run answers
@@ -669,7 +668,6 @@ def mismatch(value: Any, want: type | tuple[Any, ...]) -> str:
         fits = json.dumps(value) in allowed
         expected = f"one of {', '.join(allowed)}"
     else:
-        # Of int | None, say, both.
         kinds: tuple[Any, ...] = getattr(want, "__args__", (want,))
         if isinstance(value, bool):  # which Python takes for an int
             fits = bool in kinds or object in kinds
@@ -2172,9 +2170,6 @@ def text_of(message: Any) -> str:
     return "".join(get_path(str, part, "text") or "" for part in parts)
 
 
-BROKEN = ("ConnectionError", "TimeoutError", "TransportError")  # the last is httpx's
-
-
 def fault_of(error: Exception, also: Any = ()) -> CallError | None:
     """Return the fault that an error of a call is; None where it is a bug.
 
@@ -2191,7 +2186,8 @@ def fault_of(error: Exception, also: Any = ()) -> CallError | None:
         chain: list[BaseException] = [error]
         while chain[-1].__cause__ is not None and len(chain) < 10:  # it may be a ring
             chain.append(chain[-1].__cause__)
-        if not any(isinstance(it, also) or is_of_kind(it, *BROKEN) for it in chain):
+        kinds = ("ConnectionError", "TimeoutError", "TransportError")  # the last: httpx
+        if not any(isinstance(it, also) or is_of_kind(it, *kinds) for it in chain):
             return None
     code = getattr(error, "code", None)
     with_headers = error if response is None else response
