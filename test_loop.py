@@ -7408,9 +7408,7 @@ print(json.dumps([[*values, again("one", 99)], asked]))
 
 
 @needs_dbos
-def test_what_gave_up_on_dbos_is_asked_again_alone_and_only_when_told(
-    served, tmp_path
-):
+def test_what_gave_up_on_dbos_is_asked_again_alone_and_only_when_told(served, tmp_path):
     asked, is_refused = Counter(), [True]
 
     def answer(request):

@@ -139,7 +139,7 @@ else:  # the demonstration has an endpoint of its own
 PROMPT = "As JSON, with the keys name and age: "
 
 
-def task(item: str, run: Hook) -> Result[Any]:
+def task(item: str, run: Hook) -> Any:  # a Result
     """Find out who this is, and how old."""
     return run(PROMPT + item, json_with(name=str, age=int))
 
@@ -164,7 +164,7 @@ def as_step(call: Hook) -> Hook:
 
 
 @DBOS.workflow()
-def work(item: str) -> Result[Any]:
+def work(item: str) -> Any:
     """Do an item: the loop is the workflow, each call a step, waits are DBOS's own."""
     driver = partial(drive, sleep=DBOS.sleep)
     return task(item, partial(run, call=as_step(CALL), driver=driver))
@@ -225,14 +225,15 @@ def results_of(items: list[str]) -> Iterator[tuple[str, Result[Any] | Exception]
 
 
 def ask_again(items: list[str]) -> None:
-    """Do those of these items anew that ended, and were not accepted; pay for no other.
+    """Begin those of these items anew that ended and were not accepted, and no other.
 
-    They keep their ids: results_of yields the new results.
+    They keep their ids, so that results_of yields the new results. Their recorded
+    replies are dropped: they ask from the first request on.
     """
     ids = {id_of(item) for item in items}
     for it in DBOS.list_workflows(workflow_id_prefix=VERSION):
         ended = it.status not in ("PENDING", "ENQUEUED")
-        accepted = it.status == "SUCCESS" and it.output.ok
+        accepted = it.status == "SUCCESS" and it.output.accepted
         if it.workflow_id in ids and ended and not accepted:
             DBOS.rewind_workflow(
                 it.workflow_id, application_version=VERSION, queue_name="items"
