@@ -7426,8 +7426,6 @@ def test_what_gave_up_on_dbos_is_asked_again_alone_and_only_when_told(served, tm
     assert example(command, served.url, tmp_path)[0] == 1 and asked == before
     assert example(f"{command} --again", served.url, tmp_path)[0] == 0
     assert asked == before + Counter(["Bob", "Cyd"])
-    assert example(f"{command} --again", served.url, tmp_path)[0] == 0
-    assert asked == before + Counter(["Bob", "Cyd"])
 
 
 @needs_dbos
@@ -7451,7 +7449,13 @@ def test_setting_changed_on_dbos_is_asked_anew_and_what_was_left_is_named(
     status, stdout, stderr = example(command, served.url, tmp_path)
     assert status == 0 and len(stdout.splitlines()) == 2
     assert re.search(r"version \w+ left 2 items undone: start the program", stderr)
-    assert example("scale/on_dbos.py Ada", "nowhere", tmp_path)[0] == 2
+
+
+@needs_dbos
+def test_wrong_address_for_dbos_ends_before_a_workflow_begins(tmp_path):
+    status, _, stderr = example("scale/on_dbos.py Ada", "nowhere", tmp_path)
+    assert status == 2 and "no endpoint in 'nowhere'" in stderr
+    assert not [*tmp_path.iterdir()]
 
 
 @needs_dbos
