@@ -7448,7 +7448,7 @@ def test_setting_changed_on_dbos_is_asked_anew_and_what_was_left_is_named(
     monkeypatch.setenv("OPENAI_MODEL", "large")
     status, stdout, stderr = example(command, served.url, tmp_path)
     assert status == 0 and len(stdout.splitlines()) == 2
-    assert re.search(r"version \w+ left 2 items undone: start the program", stderr)
+    assert re.search(r"version \w+ left 2 undone: start the program", stderr)
 
 
 @needs_dbos

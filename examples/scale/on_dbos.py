@@ -11,17 +11,24 @@
 
 The loop is the workflow, each call is a step, each wait is DBOS's own sleep. Copy three
 sections, with their imports: "Your task", of which the prompt and `task` are yours,
-"The glue" (fourteen lines) and "Start it". With items, the file asks what
-OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL name. Kill it, start it again: it goes
-on. Its database is on_dbos.sqlite in this folder; for many machines, it is the Postgres
-that DBOS_SYSTEM_DATABASE_URL names. There, give each machine a DBOS__VMID of its own,
-and keep it: what a dead machine left is done when one with its DBOS__VMID starts.
-Workers that have the same items share them.
+"The glue" (fourteen lines of code) and "Start it". Then this is a program:
+
+    launch(URL)
+    for item, result in results_of(items):
+        print(item, result)
+    DBOS.destroy()
+
+With items, the file asks what OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL name.
+Kill it, start it again: it goes on. Its database is on_dbos.sqlite in this folder; for
+many machines, it is the Postgres that DBOS_SYSTEM_DATABASE_URL names. There, give each
+machine a DBOS__VMID of its own, and keep it: what a dead machine left is done when one
+with its DBOS__VMID starts. Workers that have the same items share them.
 
 VERSION is a digest of the prompt and of the call's settings. It stands in the id of
 each workflow: edit either, and all items are asked anew. What the old version left
 undone stays in the database, and each start says how much that is, and of which
-version. Start the old program to finish it, or cancel it.
+version. Start the old program to finish it, or cancel it (with the ids from
+DBOS.list_workflows(app_version=...), by DBOS.cancel_workflows).
 
 The demonstration has an endpoint that counts, and starts itself as workers. You see:
 
@@ -204,7 +211,7 @@ def launch(url: str) -> None:
     others = Counter(it.app_version for it in undone if it.app_version != VERSION)
     for version, number in others.items():
         cure = "start the program as it was, or cancel them (DBOS.cancel_workflows)"
-        DBOS.logger.warning(f"version {version} left {number} items undone: {cure}")
+        DBOS.logger.warning(f"version {version} left {number} undone: {cure}")
 
 
 def results_of(items: list[str]) -> Iterator[tuple[str, Result[Any] | Exception]]:
