@@ -7284,7 +7284,7 @@ def loop_around(call, judge=int):
     driver = partial(drive, sleep=DBOS.sleep)
     return run(prompt[0], judge, call=as_step(call), driver=driver)
 def start():
-    on_dbos.launch("1", "sqlite:///it.sqlite")
+    on_dbos.launch("sqlite:///it.sqlite")
 """
     ending = "\nsys.stdout.flush()\nos._exit(0)\n"
     return json.loads(python("-c", given + code + ending, cwd=folder, **environment))
@@ -7428,6 +7428,77 @@ print(json.dumps([values, [*asked], again("one", 1), asked]))
     assert len(values) == 5 and all(re.match(refusal, it) for it in values[3:])
     assert (before, value) == (["first", "first"], 3)
     assert asked == ["first", "first", "second"]
+
+
+@needs_dbos
+def test_prompt_edited_in_a_plain_step_of_dbos_gets_the_old_answer(tmp_path):
+    """This is why as_step names each step by what is asked."""
+    code = """
+@DBOS.step()
+def call(messages):
+    asked.append(messages[0]["content"])
+    return "1"
+@DBOS.workflow()
+def one_run():
+    driver = partial(drive, sleep=DBOS.sleep)
+    return run(prompt[0], int, call=call, driver=driver).value
+start()
+values = [go(one_run, "one")]
+prompt[0] = "second"
+print(json.dumps([[*values, again("one", 99)], asked]))
+"""
+    assert run_with_dbos(code, tmp_path) == [[1, 1], ["first"]]
+
+
+@needs_dbos
+def test_what_gave_up_on_dbos_is_asked_again_alone_and_only_when_told(served, tmp_path):
+    asked, is_refused = Counter(), [True]
+
+    def answer(request):
+        text = request["messages"][-1]["content"]
+        asked[text[-3:]] += 1
+        if is_refused[0] and "Ada" not in text:
+            return served.answer({"error": {"message": "wrong key"}}, 401)
+        return served.answer(PERSON)
+
+    served.otherwise, command = answer, "scale/on_dbos.py Ada Bob Cyd"
+    status, stdout, stderr = example(command, served.url, tmp_path)
+    assert status == 1 and "--again" in stderr
+    assert re.search("^Bob .*401", stdout, re.MULTILINE)
+    is_refused[0], before = False, asked.copy()
+    assert example(command, served.url, tmp_path)[0] == 1 and asked == before
+    assert example(f"{command} --again", served.url, tmp_path)[0] == 0
+    assert asked == before + Counter(["Bob", "Cyd"])
+
+
+@needs_dbos
+@on_posix
+def test_setting_changed_on_dbos_is_asked_anew_and_what_was_left_is_named(
+    served, tmp_path, monkeypatch
+):
+    workers = []
+
+    def answer(request):
+        if request["model"] == "small":
+            workers[0].kill()
+        return served.answer(PERSON)
+
+    served.otherwise, command = answer, "scale/on_dbos.py Ada Bob"
+    monkeypatch.setenv("OPENAI_MODEL", "small")
+    with start_example(command, served.url, tmp_path) as child:
+        workers.append(child)
+        child.communicate()
+    monkeypatch.setenv("OPENAI_MODEL", "large")
+    status, stdout, stderr = example(command, served.url, tmp_path)
+    assert status == 0 and len(stdout.splitlines()) == 2
+    assert re.search(r"version \w+ left 2 undone: start the program", stderr)
+
+
+@needs_dbos
+def test_wrong_address_for_dbos_ends_before_a_workflow_begins(tmp_path):
+    status, _, stderr = example("scale/on_dbos.py Ada", "nowhere", tmp_path)
+    assert status == 2 and "no endpoint in 'nowhere'" in stderr
+    assert not [*tmp_path.iterdir()]
 
 
 @needs_dbos
