@@ -49,7 +49,8 @@ without shared storage do not see each other's tapes: an item that moves is paid
 again; before the next start, put the `cat` of all tapes into the folder on each. Tasks
 in flight may overrun the limits, as these are asked before each task. A task that ends
 its worker four times (memory) is a result with that error, and so may be those beside
-it. In async code, await asyncio.to_thread: `arun` does not refuse this call, which blocks.
+it. In async code, await asyncio.to_thread: `arun` does not refuse this call, which
+blocks.
 
 Where only some of
 them have the model: submit(..., resources={"model": 1}). Exit status: 0; 1 if more was
@@ -127,7 +128,9 @@ if __name__ == "__mp_main__":  # in a worker: Ctrl-C is for the process that sta
 #
 # Start the scheduler with DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0. In your
 # program, these lines refuse any other one, and give the workers what they need:
-#     if client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures):
+#     if client.run_on_scheduler(
+#         lambda dask_scheduler: dask_scheduler.allowed_failures
+#     ):
 #         raise SystemExit("Start the scheduler with allowed-failures: 0.")
 #     client.upload_file("loop.py")  # then each file of yours that make_call is in
 #     call = call_on_workers(client, make_call, model="gpt-5-mini", temperature=0)
@@ -162,7 +165,7 @@ def ask_here(make_call: Any, token: str, messages: Any, /, **settings: Any) -> A
 
 
 # Tasks over there ---------------------------------------------------------------------
-# Copy this part and the next one, FolderTape, with these imports and those of FolderTape:
+# Copy this part and the next one, FolderTape, with the imports of both:
 # from dataclasses import asdict
 # from functools import partial
 # from threading import Lock
@@ -174,7 +177,7 @@ def ask_here(make_call: Any, token: str, messages: Any, /, **settings: Any) -> A
 #     client.upload_file("loop.py")
 #     client.upload_file("batch.py")  # then each file of yours that the task is in
 #     there = task_on_workers(client, task)
-#     tape = FolderTape("/data/tapes")  # an absolute path: workers have folders of theirs
+#     tape = FolderTape("/data/tapes")  # a whole path: each worker has its own folder
 #     threads, limits = sum(client.nthreads().values()), Limits(cost=1.0)
 #     results = each(there, items, call=make_call, tape=tape, workers=threads,
 #                    limits=limits)
