@@ -7669,7 +7669,8 @@ def test_killed_program_and_killed_worker_of_dask_cost_what_was_in_flight(
         before = log.read_bytes().count(b"\n")
         status, stdout, _ = example(command, cwd=tmp_path)
         figures = json.loads(stdout)
-        assert (status, figures["done"], figures["killed"]) == (0, 48, killed)
+        found = status, figures["done"], figures["killed"]
+        assert found == (0, 48, killed), figures
         assert figures["lost"] == 0 and figures["needed"] == 60
         assert figures["repeated"] <= figures["in_flight"] <= 4 * figures["dead"]
         assert figures["seen"] == 60 + figures["repeated"] and before >= 12

@@ -20,8 +20,8 @@
     uv run examples/scale/on_dask.py tasks      whole tasks over there
     uv run examples/scale/on_dask.py calls --model -n 6      the bundled model, no kill
 
-Copy the glue of your way, which begins below this text: 14 lines of code
-each, with the imports named there. Tasks need FolderTape, too: some 35 lines more.
+Copy the glue of your way, with the comment above it, which has the imports and what to
+prepare. It is 14 lines of code for calls. For tasks it is 14, and FolderTape as well.
 
     calls  `each` has its tape, limits, order and progress here. Only the calls run on
            the workers: for models that live there, one on each worker.
@@ -50,12 +50,11 @@ again; before the next start, put the `cat` of all tapes into the folder on each
 in flight may overrun the limits, as these are asked before each task. A task that ends
 its worker four times (memory) is a result with that error, and so may be those beside
 it. In async code, await asyncio.to_thread: `arun` does not refuse this call, which
-blocks.
+blocks. In `tasks`, the watch= of `each` sees nothing.
 
-Where only some of
-them have the model: submit(..., resources={"model": 1}). Exit status: 0; 1 if more was
-paid for again than was in flight, if anything is lost, or not done; 2 for a wrong
-argument; 3 where a package is missing; 130 after Ctrl-C.
+Where only some workers have the model: submit(..., resources={"model": 1}). Exit
+status: 0; 1 if more was paid for again than was in flight, if anything is lost, or not
+done; 2 for a wrong argument; 3 where a package is missing; 130 after Ctrl-C.
 """
 
 import argparse
