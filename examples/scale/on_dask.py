@@ -119,6 +119,7 @@ if __name__ == "__mp_main__":  # in a worker: Ctrl-C is for the process that sta
 # Copy this part, with these imports:
 # from functools import partial
 # from threading import Lock
+# from typing import Any
 # from batch import each
 # from dask.base import tokenize
 # from distributed import CancelledError, KilledWorker, TimeoutError, get_worker
@@ -168,6 +169,7 @@ def ask_here(make_call: Any, token: str, messages: Any, /, **settings: Any) -> A
 # from dataclasses import asdict
 # from functools import partial
 # from threading import Lock
+# from typing import Any
 # from uuid import uuid4
 # from batch import each
 # from distributed import get_worker
