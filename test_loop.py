@@ -7718,8 +7718,10 @@ def start(item, bound):
     return bound(f"item {item}", str, call=partial(bound.options["call"], model="m"))
 def main():
     with cluster("tasks", env={"OPENAI_API_KEY": KEY}) as client:
-        there = "token", start, make_call, sys.argv[2], Limits()
-        futures = [client.submit(do_here, it, str(it), *there) for it in range(30)]
+        tape = FolderTape(sys.argv[2])
+        given = {"call": make_call, "tape": tape}
+        there = partial(do_here, start, "token")
+        futures = [client.submit(there, it, str(it), given) for it in range(30)]
         distributed.wait(futures)
         before = [noted("started"), sum(noted(f"item {it}") for it in range(30))]
         victim = max(client.has_what().items(), key=lambda it: len(it[1]))[0]
@@ -7735,14 +7737,19 @@ def main():
         os.environ["OPENAI_API_KEY"] = KEY
         again = each(start, range(30), call=make_call(), tape=one, key=str)
         facts.append([sum(map(bool, again)), again.spent.reused])
-        share = Limits(calls=4)
-        task = task_on_workers(client, start, make_call, sys.argv[2] + "2", share)
-        limited = list(each(task, range(30, 60), call=make_call, workers=12))
+        task, few = task_on_workers(client, start), Limits(calls=4)
+        more = {"call": make_call, "tape": tape, "workers": 3}
+        limited = list(each(task, range(30, 60), limits=few, **more))
         facts.append([sum(map(bool, limited)), limited[-1].why])
         def raises(item, bound):
+            start(item, bound)
             raise KeyError(f"no {item}")
-        task = task_on_workers(client, raises, make_call, sys.argv[2], Limits())
-        results = list(each(task, [1, 2], call=make_call))
+        task = task_on_workers(client, raises)
+        results = each(task, [71, 72, 73, 74], limits=Limits(calls=2), call=make_call,
+                       tape=tape, workers=1)
+        results = list(results)
+        none = list(each(task_on_workers(client, lambda *_: 5), [1], **more))
+        results += none
         print(json.dumps([*facts, [repr(it.error) for it in results]]))
 main()
 """
@@ -7752,9 +7759,11 @@ main()
     assert before == [30, 30] and held > 0
     assert after == [30 + held, 30] and reused == held
     assert by_each == [30, 30]  # `cat` of the tapes is one that each can read
-    # Each of the workers may make so many calls; three threads more were on their way.
-    assert limited[1].startswith("limit reached: ") and 4 <= limited[0] <= 3 * (4 + 3)
-    assert errors == ["KeyError('no 1')", "KeyError('no 2')"]
+    # The limits are those of `each`; two more were on their way.
+    assert limited[1].startswith("limit reached: ") and 4 <= limited[0] <= 4 + 2
+    # What a task that raised had spent is counted, too.
+    assert errors[:4] == ["KeyError('no 71')", "KeyError('no 72')", "None", "None"]
+    assert "returned 5, not a Result" in errors[4]
 
 
 @on_posix
@@ -7774,7 +7783,8 @@ def test_killed_program_and_killed_worker_of_dask_cost_what_was_in_flight(
         before = log.read_bytes().count(b"\n")
         status, stdout, _ = example(command, cwd=tmp_path)
         figures = json.loads(stdout)
-        assert (status, figures["done"], figures["killed"]) == (0, 48, killed)
+        found = status, figures["done"], figures["killed"]
+        assert found == (0, 48, killed), figures
         assert figures["lost"] == 0 and figures["needed"] == 60
         assert figures["repeated"] <= figures["in_flight"] <= 4 * figures["dead"]
         assert figures["seen"] == 60 + figures["repeated"] and before >= 12
@@ -7783,16 +7793,15 @@ def test_killed_program_and_killed_worker_of_dask_cost_what_was_in_flight(
 
 
 @long
-def test_limit_on_money_is_divided_by_the_workers_of_dask(tmp_path):
+def test_limit_on_money_is_kept_for_tasks_on_dask(tmp_path):
     pytest.importorskip("distributed")
     command = "scale/on_dask.py tasks -n 60 --json --dollars 0.003"
     status, stdout, stderr = example(command, cwd=tmp_path)
     figures = json.loads(stdout)
     assert status == 1 and figures["done"] < 60
-    assert "each of 3 workers may spend $0.001\n" in stderr
-    assert figures["why"].startswith("limit reached: 0.001")
-    spent = float(re.findall(r"\$(0\.\d+); \d+ s\n", stderr)[-1])
-    assert 0.002 < spent < 0.003 + 12 * 0.0003  # with what was in flight
+    assert figures["why"].startswith("limit reached: 0.003")
+    spent = float(re.findall(r"\$(0\.\d+)", stderr)[-1])
+    assert 0.003 <= spent < 0.003 + 12 * 0.0006  # with what was in flight
 
 
 # scale/plan.py

@@ -20,7 +20,8 @@
     uv run examples/scale/on_dask.py tasks      whole tasks over there
     uv run examples/scale/on_dask.py calls --model -n 6      the bundled model, no kill
 
-Copy the glue of your way, which begins below this text: 14 lines each.
+Copy the glue of your way, with the comment above it, which has the imports and what to
+prepare. It is 14 lines of code for calls. For tasks it is 14, and FolderTape as well.
 
     calls  `each` has its tape, limits, order and progress here. Only the calls run on
            the workers: for models that live there, one on each worker.
@@ -37,26 +38,23 @@ on_dask.tapes, or --folder), and pays for nothing twice. At the end: what Dask a
 Promised: A key in the environment of a worker stays there, as make_call makes the call
 there. (Do not make a `chat` here and send it: that has its key in it.) What a worker
 has in flight when it dies is asked again, nothing else: finished results that died with
-it are read from the tapes, also after a start of the whole program. In `calls`, one
-owner of retries: a lost worker or scheduler is a fault, which loop.py counts, where the
-scheduler has allowed-failures: 0, as here. By Dask's default, 3, Dask asks again by
-itself, up to three times, of which neither the account nor the tape knows.
+it are read from the tapes, also after a start of the whole program. In `calls`, a lost
+worker or scheduler is a fault, which loop.py counts, if the scheduler was started with
+allowed-failures: 0. By Dask's default, 3, Dask asks again by itself, up to three times,
+of which neither the account nor the tape knows. In `tasks`, `each` keeps its limits.
 
 Not promised: A call that hangs holds its thread on the worker; `calls` waits 600 s. A
 machine that vanishes is given up by Dask after its worker-ttl, 5 minutes. Machines
 without shared storage do not see each other's tapes: an item that moves is paid for
-again; before the next start, put the `cat` of all tapes into the folder on each. A
-limit on money is divided by the workers; one that has spent its share refuses items at
-once, and so gets most of those left: they are done in the next start. A worker that
-was killed takes its account with it, and the next one has a whole share. A task that
-ends its worker four times (sys.exit, memory) is a result with that error, and so may be
-those beside it. What a task raised is in .error; its attempts are on the tape only. In
-async code, await asyncio.to_thread: `arun` does not refuse this call, which blocks.
+again; before the next start, put the `cat` of all tapes into the folder on each. Tasks
+in flight may overrun the limits, as these are asked before each task. A task that ends
+its worker four times (memory) is a result with that error, and so may be those beside
+it. In async code, await asyncio.to_thread: `arun` does not refuse this call, which
+blocks. In `tasks`, the watch= of `each` sees nothing.
 
-Workers need loop.py and batch.py: client.upload_file, or PYTHONPATH. Where only some of
-them have the model: submit(..., resources={"model": 1}). Exit status: 0; 1 if more was
-paid for again than was in flight, if anything is lost, or not done; 2 for a wrong
-argument; 3 where a package is missing; 130 after Ctrl-C.
+Where only some workers have the model: submit(..., resources={"model": 1}). Exit
+status: 0; 1 if more was paid for again than was in flight, if anything is lost, or not
+done; 2 for a wrong argument; 3 where a package is missing; 130 after Ctrl-C.
 """
 
 import argparse
@@ -87,7 +85,7 @@ sys.path[:0] = [
     str(it) for it in Path(__file__).resolve().parents[1:3]
 ]  # where loop.py is, and parts
 
-from parts.batch import bind, digest_of_item, each, numbered
+from parts.batch import bind, each
 from parts.passes import passes
 
 from loop import (
@@ -95,6 +93,8 @@ from loop import (
     CallError,
     Limits,
     Reply,
+    Result,
+    Spent,
     Tape,
     chat,
     describe,
@@ -109,37 +109,49 @@ if find_spec("distributed"):  # --help works without it
     import dask
     import distributed
     from dask.base import tokenize
-    from distributed import get_worker
-
-    LOST = (
-        distributed.KilledWorker,
-        distributed.CancelledError,
-        distributed.TimeoutError,
-        distributed.comm.CommClosedError,
-    )
+    from distributed import CancelledError, KilledWorker, TimeoutError, get_worker
+    from distributed.comm import CommClosedError
 
 if __name__ == "__mp_main__":  # in a worker: Ctrl-C is for the process that started it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 # Calls over there ---------------------------------------------------------------------
-# threads = sum(client.nthreads().values())
-# call = call_on_workers(client, make_call, model="gpt-5-mini", temperature=0)
-# results = each(task, items, call=call, tape="runs.jsonl", workers=threads)
+# Copy this part, with these imports:
+# from functools import partial
+# from threading import Lock
+# from typing import Any
+# from batch import each
+# from dask.base import tokenize
+# from distributed import CancelledError, KilledWorker, TimeoutError, get_worker
+# from distributed.comm import CommClosedError
+# from loop import CallError, describe
+#
+# Start the scheduler with DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0. In your
+# program, these lines refuse any other one, and give the workers what they need:
+#     if client.run_on_scheduler(
+#         lambda dask_scheduler: dask_scheduler.allowed_failures
+#     ):
+#         raise SystemExit("Start the scheduler with allowed-failures: 0.")
+#     client.upload_file("loop.py")  # then each file of yours that make_call is in
+#     call = call_on_workers(client, make_call, model="gpt-5-mini", temperature=0)
+#     call.price = (0.25, 2.0)  # a price in make_call does not reach the limits here
+#     threads = sum(client.nthreads().values())
+#     results = each(task, items, call=call, tape="runs.jsonl", workers=threads)
 
 
 def call_on_workers(client: Any, make_call: Any, **settings: Any) -> Any:
     """Return a call that asks, on a worker, what make_call() made there once. The
-    settings (with model=) go with each request. For a limit on money, set its .price.
+    settings (with model=) go with each request.
     """
     return partial(ask_worker, client, make_call, tokenize(make_call), **settings)
 
 
 def ask_worker(client: Any, /, *about: Any, **settings: Any) -> Any:
     """Return the reply; raise CallError where the worker or the scheduler is lost."""
-    future = client.submit(partial(ask_here, *about, **settings), pure=False, retries=0)
+    future = client.submit(partial(ask_here, *about, **settings), pure=False)
     try:
         return future.result(timeout=600)
-    except LOST as error:
+    except (KilledWorker, CancelledError, CommClosedError, TimeoutError) as error:
         future.cancel()  # it may still wait for a worker
         raise CallError(describe(error), billed=True) from None
 
@@ -153,36 +165,57 @@ def ask_here(make_call: Any, token: str, messages: Any, /, **settings: Any) -> A
 
 
 # Tasks over there ---------------------------------------------------------------------
-# there = task_on_workers(client, task, make_call, "tapes", Limits(cost=1.0 / 3))
-# results = each(there, items, call=make_call, workers=threads)
+# Copy this part and the next one, FolderTape, with the imports of both:
+# from dataclasses import asdict
+# from functools import partial
+# from threading import Lock
+# from typing import Any
+# from uuid import uuid4
+# from batch import each
+# from distributed import get_worker
+# from loop import Limits, Result, Spent
+#
+#     client.upload_file("loop.py")
+#     client.upload_file("batch.py")  # then each file of yours that the task is in
+#     there = task_on_workers(client, task)
+#     tape = FolderTape("/data/tapes")  # a whole path: each worker has its own folder
+#     threads, limits = sum(client.nthreads().values()), Limits(cost=1.0)
+#     results = each(there, items, call=make_call, tape=tape, workers=threads,
+#                    limits=limits)
 
 
-def task_on_workers(client: Any, *about: Any) -> Any:
-    """Return a task, for `each`, that is done on a worker. about: the task itself,
-    make_call, the folder of the tapes, and the limits of each worker: those of `each`
-    do not reach there."""
-    names, token = Counter[str](), uuid4().hex
+def task_on_workers(client: Any, task: Any) -> Any:
+    """Return a task, for `each`, that does this one on a worker. The call= of `each` is
+    the function that makes the call there. The watch= of `each` sees nothing."""
+    there = partial(do_here, task, uuid4().hex)
 
     def task_there(item: Any, run: Any) -> Any:
-        name = numbered(names, digest_of_item(item))
-        result = client.submit(do_here, item, name, token, *about, pure=False).result()
+        if reason := run.account.limit_reached(0):
+            return Result(None, False, reason, None, [], Spent())
+        result = client.submit(there, item, run.name, run.options, pure=False).result()
         run.account.charge(**asdict(result.spent))
         return result
 
     return task_there
 
 
-def do_here(item, name, token, task, make, folder, share):  # noqa: PLR0917
-    """Return the result of a task, on a worker, which makes once for each batch what
-    its threads share."""
+def do_here(task: Any, token: str, item: Any, name: str, given: Any) -> Any:
+    """Return the result of a task, on a worker, which makes the call once for a batch.
+    By `each`, it has what was spent also where the task raises."""
     here = vars(get_worker())
     with here.setdefault("making", Lock()):
-        here[token] = here.get(token) or [make(), FolderTape(folder), Account(share)]
-    call, tape, account = here[token]
-    return task(item, bind(item, call=call, tape=tape, account=account, name=name))
+        here[token] = here.get(token) or dict(given, call=given["call"](), watch=len)
+    return next(each(task, [item], key=lambda _: name, **here[token]))
 
 
 # One tape in many files ---------------------------------------------------------------
+# import os
+# import socket
+# from bisect import insort
+# from collections import Counter, defaultdict
+# from pathlib import Path
+# from typing import Any
+# from loop import Reply, Tape, digest, event_in, name_for_tape, whole_lines
 
 
 class FolderTape(Tape):
@@ -193,6 +226,8 @@ class FolderTape(Tape):
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
+        if not self.folder.is_absolute():
+            raise ValueError(f"{folder} is relative to each worker: give a whole path")
         self.folder.mkdir(parents=True, exist_ok=True)
         super().__init__(self.folder / f"{socket.gethostname()}-{os.getpid()}.jsonl")
         self.ends: Counter[Path] = Counter()  # how far each file was read
@@ -396,12 +431,8 @@ def start_batch(way: str, client: Any, url: str, folder: Path, options: Any) -> 
         call.price = PRICE
         tape = folder / "calls.jsonl"
         return each(double, items, call=call, tape=tape, workers=at_once, limits=money)
-    share = Limits(cost=options.dollars / WORKERS)
-    about = f"each of {WORKERS} workers may spend ${share.cost:.2g}"
-    print(f"a limit of ${options.dollars:g}: {about}", file=sys.stderr)
-    there = str(folder / "tasks")
-    task = task_on_workers(client, write_code, make, there, share)
-    return each(task, items, call=make, workers=at_once)
+    task, tape = task_on_workers(client, write_code), FolderTape(folder / "tasks")
+    return each(task, items, call=make, tape=tape, workers=at_once, limits=money)
 
 
 def is_right(way: str, number: int, result: Any) -> bool:
@@ -411,8 +442,9 @@ def is_right(way: str, number: int, result: Any) -> bool:
 
 
 def do_batch(way: str, options: Any) -> dict[str, Any]:
-    """Do a batch, kill a worker in its midst, and return the figures."""
-    folder = options.folder
+    """Do a batch, kill a worker in its midst, and return the figures. With little left
+    to ask for, as in a second start, no worker is killed."""
+    folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     log, tape = folder / f"{way}.requests", folder / "calls.jsonl"
     killed, done, why = list[int](), 0, ""
@@ -424,6 +456,10 @@ def do_batch(way: str, options: Any) -> dict[str, Any]:
         about = (victim, log, before + (needed - before) // 2 + 1, killed)
         if needed - before > 2 * WORKERS * THREADS:
             Thread(target=kill_in_the_middle, args=about, daemon=True).start()
+        else:
+            left = max(needed - before, 0)
+            why_not = f"{left} requests are left: too few to kill a worker in the midst"
+            print(f"{why_not}; for another kill, delete {folder}", file=sys.stderr)
         began = time.monotonic()
         results = start_batch(way, client, f"{url}/v1", folder, options)
         for number, result in enumerate(results, 1):
@@ -456,10 +492,10 @@ def measure(way: str, client: Any, url: str) -> dict[str, float]:
             there: Any = partial(call_on_workers(client, make, model="ping"), ask)
             here: Any = partial(make(), ask)
         else:
-            run = bind(1, call=make(), tape=FolderTape(folder), account=Account())
-            there = partial(
-                task_on_workers(client, double, make, folder, Limits()), 1, run
-            )
+            tape = FolderTape(folder)
+            run = bind(1, call=make(), tape=tape, account=Account())
+            over = bind(1, call=make, tape=tape, account=Account())
+            there = partial(task_on_workers(client, double), 1, over)
             here = partial(double, 1, run)
         at_once = ThreadPoolExecutor(WORKERS * THREADS)
         for _ in range(2):  # in the first, each worker starts its call
