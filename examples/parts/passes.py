@@ -348,8 +348,9 @@ def set_limits(limits: dict[str, int]) -> None:
     except ImportError:  # on Windows
         return
     if sys.platform == "linux":  # the limit counts what this user runs already
-        for tasks in Path("/proc").glob("[0-9]*/task"):
-            try:
+        for process in Path("/proc").iterdir():
+            tasks = process / "task"
+            try:  # it may end at any time, and some are no processes
                 if tasks.stat().st_uid == os.geteuid():
                     limits["NPROC"] += len([*tasks.iterdir()])
             except OSError:
