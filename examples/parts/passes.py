@@ -350,8 +350,8 @@ def set_limits(limits: dict[str, int]) -> None:
     if sys.platform == "linux":  # the limit counts what this user runs already
         for process in Path("/proc").iterdir():
             tasks = process / "task"
-            try:  # it may end at any time, and some are no processes
-                if tasks.stat().st_uid == os.geteuid():
+            try:  # it may end at any time
+                if process.name.isdigit() and tasks.stat().st_uid == os.geteuid():
                     limits["NPROC"] += len([*tasks.iterdir()])
             except OSError:
                 continue
