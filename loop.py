@@ -448,7 +448,8 @@ class State:
     # What only the loop uses:
     attempt: Any = None  # the present one: a question of a hook appends others
     task_settings: dict[str, Any] = field(default_factory=dict[str, Any])
-    changed: dict[str, Any] = field(default_factory=dict[str, Any])  # by task, moves
+    # Settings that the task and the moves gave so far:
+    changed: dict[str, Any] = field(default_factory=dict[str, Any])
     value: Any = None  # what the judge accepted
     name: str = ""  # of the run, in its events
     hook: str = ""  # whose question this run answers
@@ -540,7 +541,8 @@ async def arun(
 
 
 def drive(flow: Steps, sleep: Hook | None = None) -> Any:
-    """Call what a run yields, to its end, but wait by `sleep`; refuse what is async."""
+    """Call what a run yields until it ends; refuse what would have to be awaited.
+    sleep(seconds) does the waits, in place of time.sleep."""
     try:
         step = next(flow)
         while True:
@@ -777,7 +779,7 @@ def code_fence(state: State) -> Use | None:
         is_json = part.lstrip()[:1] in ("{", "[")
         if (is_json or not is_block) and scan_json(part).open:
             break  # a fence that follows on unfinished JSON is inside of that
-        # A later piece of the text contradicts what is none of its pieces.
+        # JSON that scan_json did not take is contradicted by a later piece of the text.
         found = scan_json(part).pieces if is_json else ()
         contradicted = any('"' in it and it not in pieces for it in found)
         if is_block and not contradicted:
@@ -1574,7 +1576,7 @@ def usage_figure(kind: Any, usage: Any, name: str) -> Any:
 
 # Transports not in use, by the route that they take. Each serves one request at a time:
 # in httpx 0.28.1 the pool of a shared one takes time in the square of its connections.
-# None is closed before the process ends: a burst of calls keeps as many files open.
+# They are closed with the event loop, or the process: a burst keeps its files open.
 IDLE: defaultdict[Any, list[Any]] = defaultdict(list)
 IDLE_OF_LOOP: dict[Any, Any] = {}  # event loop -> the generator that has its transports
 
@@ -1623,8 +1625,8 @@ def tls_context(is_https: bool) -> Any:
 
 @lru_cache
 def route_to(url: str) -> tuple[bool, str | None]:
-    """Return how to get to a URL: whether by https, and by which proxy of the
-    environment. None is to this machine. proxy_bypass misses IPv6, and * in a list."""
+    """Return whether a URL is of https, and its proxy of the environment: none for this
+    machine, nor for what NO_PROXY has. (proxy_bypass misses IPv6, and * in a list.)"""
     from urllib.parse import urlsplit
     from urllib.request import getproxies, proxy_bypass
 
@@ -1900,8 +1902,8 @@ def name_for_tape(call: Hook) -> str:
     A lambda, a closure, an object or its method may be another one tomorrow: these need
     `.settings` that say what they are, as chat has them, or the keywords of a partial.
     """
-    bound = partial(call)
-    target = bound.func
+    as_partial = partial(call)
+    target = as_partial.func
     name = getattr(target, "__qualname__", "") or name_of(target)
     if settings_of(call):
         return name
@@ -1909,7 +1911,7 @@ def name_for_tape(call: Hook) -> str:
     simple = code and not (code.co_freevars or hasattr(target, "__self__"))
     if "<locals>" in name:  # one of several, perhaps, that differ in their defaults
         simple = simple and not (target.__defaults__ or target.__kwdefaults__)
-    if not simple or "<lambda>" in name or bound.args:
+    if not simple or "<lambda>" in name or as_partial.args:
         cure = "make it a plain def, or give it .settings or a partial's keywords"
         raise TypeError(f"a tape would not know the call {name} again: {cure}")
     module = target.__module__
