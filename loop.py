@@ -1,4 +1,4 @@
-# loop.py 0.4.0 (2026-11-28): call a model, inspect the reply, decide what comes next
+# loop.py 0.5.0 (2026-11-28): call a model, inspect the reply, decide what comes next
 # SPDX-License-Identifier: MIT-0
 # Copy this file, edit it, keep these four lines. To upgrade an edited copy, merge:
 # git merge-file loop.py base.py new.py (base.py: this version as it was published)
@@ -72,7 +72,7 @@ from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from itertools import count, islice
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 # 1. The loop --------------------------------------------------------------------------
 
