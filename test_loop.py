@@ -7195,8 +7195,9 @@ def test_killed_workflow_goes_on_and_waits_for_a_person(served, tmp_path):
     figures = json.loads(stdout)
     assert status == 0 and figures["starts"] == 2
     assert (figures["answered"], figures["waiting"], figures["given_up"]) == (3, 1, 1)
-    # The request at which it killed itself was counted, and not passed on.
-    assert figures["asked"] == len(served.seen) + 1
+    # The request at which it killed itself was counted, and not passed on; so may be
+    # that of the other worker.
+    assert figures["asked"] - len(served.seen) in (1, 2)
     assert figures["needed"] == 28 and 0 < figures["again"] <= figures["lost"]
     refused = example("schools/durable.py --answer Ada yes", cwd=tmp_path)
     assert refused[0] == 2 and "Ada Long, Tomas Petrov" in refused[2]

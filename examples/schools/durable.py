@@ -78,7 +78,8 @@ def name_of_guest(review: str) -> str:
 def count_requests(call: Any, path: Path, kill_at: float) -> Any:
     """Return the call by way of a server that counts its requests in a file: a `s` for
     each start, a `>` for each request, an `x` for each that was refused."""
-    client, counted = import_httpx().Client(trust_env=False), copy.copy(call)
+    direct = dict.fromkeys(["all://127.0.0.1", "all://localhost"])  # by no proxy
+    client, counted = import_httpx().Client(mounts=direct), copy.copy(call)
     file, requests, lock = open(path, "ab", 0), [0], threading.Lock()  # noqa: SIM115
     file.write(b"s")
 
